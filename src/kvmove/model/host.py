@@ -1,0 +1,50 @@
+"""A host with its migration NICs and datastores, as its agent reports it."""
+
+from uuid import UUID
+
+from kvmove.model.names import Name
+from kvmove.model.strict import Strict
+
+
+class MigrationNic(Strict):
+    """A NIC that carries moves. `address` is IPv4 with prefix length (`10.10.0.1/24`); `speed` bytes/s, 0 unknown."""
+
+    name: str
+    address: str
+    speed: int = 0
+
+
+class DatastoreInfo(Strict):
+    """A datastore: a directory with an identity file. `id` tells whether two hosts see the same one. Bytes."""
+
+    name: Name
+    id: UUID
+    path: str
+    size: int
+    free: int
+
+
+class HostInfo(Strict):
+    """A host as its agent reports it. `control` is the agent's address (`host:port`). Memory in bytes."""
+
+    name: Name
+    control: str
+    data_port: int
+    version: str
+    qemu_version: str
+    accelerator: str
+    memory_total: int
+    memory_free: int
+    nics: tuple[MigrationNic, ...]
+    datastores: tuple[DatastoreInfo, ...]
+    bridges: tuple[str, ...] = ()
+
+
+class HostStatus(Strict):
+    """A host as the manager lists it: `info` is the last report, `reachable` whether the agent answers now."""
+
+    name: Name
+    control: str
+    reachable: bool
+    info: HostInfo | None = None
+    reason: str = ""

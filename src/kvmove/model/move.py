@@ -1,0 +1,184 @@
+"""A move: what was asked for, what was planned, how far it is, and what it was in the end."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from kvmove.model.names import Name
+from kvmove.model.strict import Strict
+from kvmove.model.vm import VmDefinition
+
+
+class Phase(StrEnum):
+    """Where a move is; `migration.phases` holds the table of what may follow what."""
+
+    PREPARING = "preparing"
+    COPYING_DISKS = "copying-disks"
+    COPYING_MEMORY = "copying-memory"
+    SWITCHING_OVER = "switching-over"
+    CLEANING_UP = "cleaning-up"
+    COMPLETED = "completed"
+    ABORTING = "aborting"
+    ABORTED = "aborted"
+    IN_DOUBT = "in-doubt"
+    LOST = "lost"  # the VM itself died (its QEMU ended) while it moved
+
+
+class MoveRequest(Strict):
+    """What an operator asks for. `datastore` names the destination's datastore for all disks.
+
+    `nics` limits the source's migration NICs; none means all. `max_downtime_ms` bounds what QEMU may plan for the
+    last memory round. `verify` compares both disks as they were at the switchover.
+    """
+
+    vm: str
+    host: str
+    datastore: str | None = None
+    encrypt: bool = True
+    verify: bool = False
+    nics: tuple[str, ...] = ()
+    max_downtime_ms: Annotated[int, Field(ge=10, le=60_000)] = 300
+
+
+class HostRef(Strict):
+    """A host by name and control address (`host:port`)."""
+
+    name: Name
+    control: str
+
+
+class Route(Strict):
+    """A pair of migration NICs that reach each other; addresses are IPv4 without prefix, `speed` in bytes/s."""
+
+    nic: str
+    source_address: str
+    destination_address: str
+    port: int
+    speed: int = 0
+
+
+class DiskPlacement(Strict):
+    """One disk of a move. `size` in bytes."""
+
+    name: Name
+    size: int
+    source_datastore: Name
+    destination_datastore: Name
+
+
+class MovePlan(Strict):
+    """A move, decided: both agents act on this one object and on nothing else.
+
+    `vm` is the definition as it will be at the destination. `epoch` is the epoch under which the source owns the
+    VM; the hand-over makes it `epoch + 1`.
+    """
+
+    move_id: str
+    vm: VmDefinition
+    source: HostRef
+    destination: HostRef
+    disks: tuple[DiskPlacement, ...]
+    routes: tuple[Route, ...]
+    epoch: int
+    encrypt: bool = True
+    verify: bool = False
+    max_downtime_ms: int = 300
+
+
+class DiskProgress(Strict):
+    """How far one disk is. Bytes; `copied` never falls but for a re-copy, which `recopied` counts."""
+
+    name: Name
+    total: int = 0
+    copied: int = 0
+    recopied: int = 0
+    mode: str = "async"
+    reason: str = ""
+    buffered: int = 0
+    mirrored: int = 0
+
+
+class MemoryProgress(Strict):
+    """QEMU's memory rounds. Bytes, bytes/s; `throttle` is the share of time (percent) that vCPUs are held back."""
+
+    total: int = 0
+    transferred: int = 0
+    remaining: int = 0
+    rounds: int = 0
+    dirty_rate: int = 0
+    throttle: int = 0
+
+
+class NicProgress(Strict):
+    """What one migration NIC of the source has sent for this move (bytes, bytes/s) and how many streams live on it."""
+
+    nic: str
+    sent: int = 0
+    rate: int = 0
+    streams: int = 0
+
+
+class MoveProgress(Strict):
+    """A snapshot. `percent` and `bytes_done` never run backwards within a move; `eta_seconds` None is unknown."""
+
+    phase: Phase
+    percent: float = 0.0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    rate: int = 0
+    eta_seconds: float | None = None
+    elapsed_seconds: float = 0.0
+    disks: tuple[DiskProgress, ...] = ()
+    memory: MemoryProgress = MemoryProgress()
+    nics: tuple[NicProgress, ...] = ()
+    message: str = ""
+
+
+class DiskReport(Strict):
+    """One disk at the end. Bytes. Digests are those of the disk at the switchover; empty when not verified."""
+
+    name: Name
+    size: int
+    data_sent: int = 0
+    zeroes_skipped: int = 0
+    writes_forwarded: int = 0
+    writes_ignored: int = 0
+    recopied: int = 0
+    mode_changes: tuple[str, ...] = ()
+    source_digest: str = ""
+    destination_digest: str = ""
+
+
+class PhaseTime(Strict):
+    phase: Phase
+    seconds: float
+
+
+class MoveReport(Strict):
+    """What a completed move was, as measured. `downtime_ms` is QEMU's figure; `switchover_ms` names its parts."""
+
+    seconds: float
+    phases: tuple[PhaseTime, ...]
+    downtime_ms: float
+    switchover_ms: dict[str, float]
+    bytes_per_nic: dict[str, int]
+    memory_bytes: int
+    memory_rounds: int
+    disks: tuple[DiskReport, ...]
+    encrypted: bool
+
+
+class MoveStatus(Strict):
+    """A move as an agent tells it: progress, and once ended (`outcome` set) the report or the problem.
+
+    `vm_state` is a sentence on where the VM is now, `running on h1`.
+    """
+
+    move_id: str
+    plan: MovePlan
+    progress: MoveProgress
+    outcome: Phase | None = None
+    report: MoveReport | None = None
+    problem: dict[str, object] | None = None
+    vm_state: str = ""

@@ -1,0 +1,94 @@
+"""A virtual machine: its definition (what the operator wrote) and its status (what is seen now).
+
+The definition says in which datastore a disk lies, never in which file: the datastore gives the path from the
+VM's UUID and the disk's name, so no definition can point outside of it.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from kvmove.model.names import Name
+from kvmove.model.strict import Strict
+from kvmove.units import parse_size
+
+SECTOR = 512
+
+
+def _size(value: object) -> object:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def _whole_sectors(size: int) -> int:
+    if size % SECTOR:
+        raise ValueError(f"a disk's size must be a multiple of {SECTOR} bytes")
+    return size
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+"""Bytes; in TOML and JSON also as text, `512MiB`."""
+
+DiskSize = Annotated[Size, AfterValidator(_whole_sectors)]
+
+
+class DiskDefinition(Strict):
+    """A disk. `cache` is QEMU's: `none` is direct I/O, `writeback` goes through the page cache."""
+
+    name: Name
+    datastore: Name
+    size: DiskSize
+    format: Literal["raw"] = "raw"
+    cache: Literal["none", "writeback"] = "none"
+
+
+class NicDefinition(Strict):
+    """A virtio network card on a bridge of the host."""
+
+    name: Name
+    bridge: Name
+    mac: Annotated[str, Field(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
+
+
+class BootDefinition(Strict):
+    """Direct kernel boot; without it the VM boots from its first disk."""
+
+    kernel: Annotated[str, Field(pattern=r"^/")]
+    initrd: Annotated[str, Field(pattern=r"^/")] | None = None
+    command_line: str = ""
+
+
+class VmDefinition(Strict):
+    """What the operator wrote. `memory` is what was asked for; see `qemu.command_line` for what QEMU gets."""
+
+    name: Name
+    uuid: UUID
+    memory: Size
+    vcpus: Annotated[int, Field(ge=1, le=255)] = 1
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    disks: Annotated[tuple[DiskDefinition, ...], Field(max_length=16)] = ()
+    nics: Annotated[tuple[NicDefinition, ...], Field(max_length=8)] = ()
+    boot: BootDefinition | None = None
+
+
+class VmState(StrEnum):
+    """What QEMU does with the VM on this host."""
+
+    OFF = "off"
+    RUNNING = "running"
+    PAUSED = "paused"
+    INCOMING = "incoming"  # a destination that waits for memory
+    CRASHED = "crashed"  # should run, and its QEMU is gone
+
+
+class VmStatus(Strict):
+    """A VM as its host's agent sees it. `epoch` is the ownership under which this host runs it."""
+
+    definition: VmDefinition
+    host: Name
+    state: VmState
+    epoch: int = 0
+    pid: int | None = None
+    accelerator: str = ""
+    move_id: str | None = None
