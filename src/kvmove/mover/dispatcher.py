@@ -1,0 +1,362 @@
+"""Decides, for all disks and streams of one move, what goes where and when the guest is answered. Pure.
+
+In: mirrored writes, streams that come and go, acknowledgements, the time. Out: what a stream sends next, and which
+mirrored writes the guest may now be told are done. Threads call it under one lock (disk_move).
+
+    mirrored write --verdict--> ignored | held in its region's copy | queued on a stream --taken--> in flight --acked-->
+    bulk copy      --claim region, frame by frame----------------------------------------> in flight --acked-->
+
+- Queued mirrored writes overtake bulk data that is not yet handed to a stream. In SYNC mode the two alternate, so
+  a guest that writes without pause cannot starve the bulk copy.
+- What is queued or held is bounded: above `high_mark` bytes of a disk its mode becomes SYNC and the guest waits; a
+  guest that waited `budget` seconds is released and its disk's queue dropped (RECOPY).
+- Once sent, a write's data is not kept: if its stream dies, its region is copied again.
+- A stream that died is fenced over a living one before its regions may be copied again (region_map, pins).
+
+Invariant: a region is COPIED and without pin only if the destination has exactly the source's data, but for
+mirrored writes that have not arrived here yet. Deliberately not here: threads, sockets, clocks, disks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from kvmove.mover.forward_mode import ForwardEvent, ForwardMode, next_mode
+from kvmove.mover.region_map import RegionCopy, RegionMap, Verdict
+
+Payload = bytes | bytearray | memoryview
+
+MOST_PIECES = 128
+"""Pieces taken at once: a batch must stay short where its pieces weigh nothing (zeroes)."""
+
+
+@dataclass(slots=True, eq=False)
+class MirroredWrite:
+    """A write that QEMU sent us and that the guest may be waiting for. `payload` None means zeroes."""
+
+    disk: int
+    cookie: int
+    arrived: float
+    parts: int = 0  # pieces that the destination has yet to apply
+    answered: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class WritePiece:
+    """The part of a mirrored write that lies in one region."""
+
+    write: MirroredWrite
+    region: int
+    offset: int
+    length: int
+    payload: Payload | None
+
+    @property
+    def weight(self) -> int:
+        """Bytes of the forward buffer that it takes."""
+        return len(self.payload) if self.payload is not None else 0
+
+
+@dataclass(slots=True)
+class DiskCounters:
+    """What happened to one disk's data, in pieces and bytes; only ever grows."""
+
+    forwarded: int = 0
+    ignored: int = 0
+    mirrored_bytes: int = 0
+    mode_changes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class DiskState:
+    """One disk: its regions, its forwarding mode with the reason, and the writes whose guest waits (oldest first)."""
+
+    regions: RegionMap
+    mode: ForwardMode = ForwardMode.ASYNC
+    reason: str = ""
+    buffered: int = 0
+    held: dict[int, list[WritePiece]] = field(default_factory=dict)
+    waiting: dict[int, MirroredWrite] = field(default_factory=dict)
+    counters: DiskCounters = field(default_factory=DiskCounters)
+
+
+@dataclass(slots=True, eq=False)
+class StreamState:
+    """One living stream: its queue of mirrored writes, what it has in flight, and the region it copies."""
+
+    queue: deque[WritePiece] = field(default_factory=deque)
+    queued_bytes: int = 0
+    in_flight: deque[WritePiece | RegionCopy | int] = field(default_factory=deque)  # int: fence of that stream
+    acknowledged: int = 0
+    bulk_is_next: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """Bytes per disk at which forwarding turns SYNC and back, and seconds that a guest write may wait."""
+
+    high_mark: int
+    low_mark: int
+    budget: float
+
+
+class Dispatcher:
+    """The decisions of one move. Not thread-safe: callers hold one lock."""
+
+    def __init__(self, sizes: list[int], region_size: int, limits: Limits) -> None:
+        self.limits = limits
+        self.disks = [DiskState(RegionMap(number, size, region_size)) for number, size in enumerate(sizes)]
+        self.streams: dict[int, StreamState] = {}
+        self.copying = False
+        self._to_fence: list[int] = []
+        self._answers: list[tuple[int, int]] = []
+
+    # Streams come and go.
+
+    def add_stream(self, stream: int) -> None:
+        """A stream is open. Stream numbers are never used twice in a move."""
+        self.streams[stream] = StreamState()
+
+    def lose_stream(self, stream: int) -> None:
+        """A stream died: what it had is copied again, once the destination has fenced it."""
+        state = self.streams.pop(stream)
+        for piece in state.queue:
+            self._drop(piece)
+        for item in state.in_flight:
+            if isinstance(item, WritePiece):
+                self._release(item.write)
+            elif isinstance(item, int):
+                self._to_fence.append(item)
+        for disk in self.disks:
+            for region in [region for region, pin in disk.regions.pins.items() if pin.stream == stream]:
+                self._return_region(disk, region)
+        self._to_fence.append(stream)
+        if not self.streams:
+            for disk in self.disks:
+                self._change_mode(disk, ForwardEvent.STREAMS_LOST)
+
+    def next_fence(self, stream: int) -> int | None:
+        """A dead stream that `stream` must now tell the destination to fence; None when there is none."""
+        if not self._to_fence:
+            return None
+        dead = self._to_fence.pop()
+        self.streams[stream].in_flight.append(dead)
+        return dead
+
+    # Mirrored writes.
+
+    def mirrored(self, disk: int, extent: tuple[int, int], payload: Payload | None, cookie: int, now: float) -> bool:
+        """A guest write to `extent` (offset, length) arrived; None as payload means zeroes.
+
+        Return True if the guest may be told at once; else its cookie comes out of `take_answers` later.
+        """
+        state = self.disks[disk]
+        write = MirroredWrite(disk, cookie, now)
+        state.counters.mirrored_bytes += extent[1]
+        for region, offset, length in state.regions.pieces(*extent):
+            part = payload
+            if payload is not None and length != extent[1]:
+                part = payload[offset - extent[0] : offset - extent[0] + length]
+            self._route(state, WritePiece(write, region, offset, length, part))
+        if state.buffered > self.limits.high_mark:
+            self._change_mode(state, ForwardEvent.ABOVE_HIGH_MARK)
+        if write.answered or write.parts == 0 or state.mode is not ForwardMode.SYNC:
+            write.answered = True
+            return True
+        state.waiting[cookie] = write
+        return False
+
+    def unspecified(self, disk: int, extent: tuple[int, int]) -> None:
+        """The guest discarded `extent`: what it holds now must be read again where it had been read before."""
+        state = self.disks[disk]
+        for region, _, _ in state.regions.pieces(*extent):
+            if state.regions.verdict(region) is not Verdict.IGNORE:
+                self._return_region(state, region)
+
+    def _route(self, disk: DiskState, piece: WritePiece) -> None:
+        verdict = disk.regions.verdict(piece.region)
+        if verdict is Verdict.IGNORE:
+            disk.counters.ignored += 1
+            return
+        stream = self._stream_for(disk, piece.region)
+        if stream is None or disk.mode is ForwardMode.RECOPY:
+            self._return_region(disk, piece.region)
+            return
+        piece.write.parts += 1
+        disk.counters.forwarded += 1
+        disk.buffered += piece.weight
+        disk.regions.pin(piece.region, stream)
+        if verdict is Verdict.HOLD:
+            disk.held.setdefault(piece.region, []).append(piece)
+        else:
+            self._enqueue(stream, piece)
+
+    def _stream_for(self, disk: DiskState, region: int) -> int | None:
+        """The stream that a write to `region` must take, or the one with the least to send."""
+        pin = disk.regions.pins.get(region)
+        if pin is not None:
+            return pin.stream if pin.stream in self.streams else None
+        return min(self.streams, key=lambda stream: self.streams[stream].queued_bytes, default=None)
+
+    def _enqueue(self, stream: int, piece: WritePiece) -> None:
+        state = self.streams[stream]
+        state.queue.append(piece)
+        state.queued_bytes += piece.weight
+
+    # What a stream sends next.
+
+    def take_writes(self, stream: int, most: int) -> list[WritePiece]:
+        """Mirrored writes for `stream` to send now, about `most` bytes; they count as in flight from here."""
+        state = self.streams[stream]
+        if state.bulk_is_next and self.copying and not self.all_copied():
+            state.bulk_is_next = False
+            return []
+        taken: list[WritePiece] = []
+        size = 0
+        while state.queue and size < most and len(taken) < MOST_PIECES:
+            piece = state.queue.popleft()
+            size += piece.weight
+            taken.append(piece)
+            disk = self.disks[piece.write.disk]
+            disk.buffered -= piece.weight
+            if disk.buffered < self.limits.low_mark and disk.mode is ForwardMode.SYNC:
+                self._change_mode(disk, ForwardEvent.BELOW_LOW_MARK)
+            state.bulk_is_next = disk.mode is ForwardMode.SYNC
+        state.queued_bytes -= size
+        state.in_flight.extend(taken)
+        return taken
+
+    def claim_region(self, stream: int) -> RegionCopy | None:
+        """The next region for `stream` to copy; None when there is none for it now."""
+        if not self.copying:
+            return None
+        for disk in self.disks:
+            if disk.mode is ForwardMode.RECOPY and not self._flows(disk):
+                continue
+            copy = disk.regions.begin_copy(stream)
+            if copy is not None:
+                return copy
+        return None
+
+    def _flows(self, disk: DiskState) -> bool:
+        """In RECOPY, one region at a time probes whether the destination takes data again."""
+        return not disk.regions.copies
+
+    def frame_queued(self, copy: RegionCopy) -> bool:
+        """A bulk frame of `copy`, read already, is sent now. False if the copy was abandoned: send no more of it."""
+        if copy.abandoned:
+            return False
+        self.disks[copy.disk].regions.frame_queued(copy)
+        self.streams[copy.stream].in_flight.append(copy)
+        return True
+
+    def bulk_handed(self, copy: RegionCopy) -> None:
+        """All bulk frames of `copy` are in its stream's hands; what was held for the region may follow."""
+        if copy.abandoned:
+            return
+        disk = self.disks[copy.disk]
+        for piece in disk.held.pop(copy.region, ()):
+            self._enqueue(copy.stream, piece)
+        disk.regions.bulk_handed(copy)
+
+    # What comes back.
+
+    def acknowledged(self, stream: int, count: int) -> None:
+        """The destination applied the first `count` frames of `stream`.
+
+        :raise ValueError: it acknowledges what was not sent.
+        """
+        state = self.streams[stream]
+        if not state.acknowledged <= count <= state.acknowledged + len(state.in_flight):
+            raise ValueError(f"stream {stream} acknowledges frame {count} of {len(state.in_flight)} in flight")
+        for _ in range(count - state.acknowledged):
+            item = state.in_flight.popleft()
+            if isinstance(item, RegionCopy):
+                self.disks[item.disk].regions.frame_acknowledged(item)
+                self._change_mode(self.disks[item.disk], ForwardEvent.FLOWING)
+            elif isinstance(item, WritePiece):
+                self._piece_applied(item)
+            else:
+                for disk in self.disks:
+                    disk.regions.fenced(item)
+        state.acknowledged = count
+
+    def _piece_applied(self, piece: WritePiece) -> None:
+        disk = self.disks[piece.write.disk]
+        disk.regions.unpin(piece.region)
+        self._change_mode(disk, ForwardEvent.FLOWING)
+        piece.write.parts -= 1
+        if piece.write.parts == 0:
+            self._release(piece.write)
+
+    def tick(self, now: float) -> None:
+        """Time passed: whoever waited too long is released."""
+        for disk in self.disks:
+            oldest = next(iter(disk.waiting.values()), None)
+            if oldest is not None and now - oldest.arrived >= self.limits.budget:
+                self._change_mode(disk, ForwardEvent.LATE)
+
+    def take_answers(self) -> list[tuple[int, int]]:
+        """(disk, cookie) of the mirrored writes that the guest may now be told are done."""
+        answers, self._answers = self._answers, []
+        return answers
+
+    # Giving up on what waits.
+
+    def _change_mode(self, disk: DiskState, event: ForwardEvent) -> None:
+        mode = next_mode(disk.mode, event)
+        if mode is disk.mode:
+            return
+        disk.counters.mode_changes.append(f"{disk.mode} -> {mode}: {event}")
+        disk.mode, disk.reason = mode, str(event)
+        if mode is ForwardMode.RECOPY:
+            self._drop_all(disk)
+        if mode is not ForwardMode.SYNC:
+            for write in list(disk.waiting.values()):
+                self._release(write)
+
+    def _drop_all(self, disk: DiskState) -> None:
+        """Drop what is queued or held for `disk`; the regions are copied again."""
+        for state in self.streams.values():
+            kept = deque(piece for piece in state.queue if self.disks[piece.write.disk] is not disk)
+            dropped = [piece for piece in state.queue if self.disks[piece.write.disk] is disk]
+            state.queue = kept
+            state.queued_bytes = sum(piece.weight for piece in kept)
+            for piece in dropped:
+                self._drop(piece)
+        for region in list(disk.held):
+            self._return_region(disk, region)
+
+    def _drop(self, piece: WritePiece) -> None:
+        """`piece` was queued or held and will not be sent."""
+        disk = self.disks[piece.write.disk]
+        disk.buffered -= piece.weight
+        disk.regions.unpin(piece.region)
+        self._release(piece.write)
+        self._return_region(disk, piece.region)
+
+    def _return_region(self, disk: DiskState, region: int) -> None:
+        held = disk.held.pop(region, [])
+        disk.regions.undelivered(region)
+        for piece in held:
+            disk.buffered -= piece.weight
+            disk.regions.unpin(region)
+            self._release(piece.write)
+
+    def _release(self, write: MirroredWrite) -> None:
+        if write.answered:
+            return
+        write.answered = True
+        if self.disks[write.disk].waiting.pop(write.cookie, None) is not None:
+            self._answers.append((write.disk, write.cookie))
+
+    # For people and for the switchover.
+
+    def settled(self) -> bool:
+        """Whether every disk at the destination equals its source."""
+        return all(disk.regions.settled() for disk in self.disks) and not self._to_fence
+
+    def all_copied(self) -> bool:
+        """Whether the bulk copy has nothing left to do now."""
+        return all(disk.regions.all_copied() for disk in self.disks)

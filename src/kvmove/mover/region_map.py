@@ -1,0 +1,258 @@
+"""Which regions of a disk have been copied, and what that means for a write the guest makes now. Pure.
+
+A region is a fixed piece of a disk. Everything that changes a region's state stands in this file.
+
+    state      a mirrored write is                        leaves the state when
+    UNCOPIED   ignored: the bulk copy has yet to read it  the copier begins to read it        -> COPYING
+    COPYING    kept, sent after the region's bulk data    the destination acknowledged it all -> COPIED
+    COPIED     forwarded                                  its data could not be delivered     -> UNCOPIED
+
+Invariant: a mirrored write may be ignored only if the read of its region has not begun. It leans on QEMU, which
+writes to the source disk first and to the mirror after (QEMU 7.2 block/mirror.c, bdrv_mirror_top_do_write), so a
+read that begins after a mirrored write arrived sees that write.
+
+Order at the destination is kept by pins: while anything of a region is on its way over a stream, the region is
+pinned to that stream, and all else of the region takes the same stream, behind it. A stream applies its frames in
+order. A region whose stream died stays pinned to the dead stream, and so cannot be copied, until the destination
+has fenced that stream: applied or dropped all of it, for good.
+
+Deliberately not here: which stream gets what and how much waits (dispatcher), reading and sending (sender).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class RegionState(IntEnum):
+    """State of a region at the source."""
+
+    UNCOPIED = 0
+    COPYING = 1
+    COPIED = 2
+
+
+class RegionEvent(Enum):
+    """What may happen to a region."""
+
+    READ_BEGINS = "read begins"
+    ACKNOWLEDGED = "acknowledged"
+    UNDELIVERED = "undelivered"
+
+
+TRANSITIONS: dict[tuple[RegionState, RegionEvent], RegionState] = {
+    (RegionState.UNCOPIED, RegionEvent.READ_BEGINS): RegionState.COPYING,
+    (RegionState.COPYING, RegionEvent.ACKNOWLEDGED): RegionState.COPIED,
+    (RegionState.COPYING, RegionEvent.UNDELIVERED): RegionState.UNCOPIED,
+    (RegionState.COPIED, RegionEvent.UNDELIVERED): RegionState.UNCOPIED,
+    (RegionState.UNCOPIED, RegionEvent.UNDELIVERED): RegionState.UNCOPIED,
+}
+"""All that may happen; anything else is a defect and raises KeyError."""
+
+
+class Verdict(Enum):
+    """What becomes of a mirrored write."""
+
+    IGNORE = "ignore"
+    HOLD = "hold"
+    FORWARD = "forward"
+
+
+VERDICTS: dict[RegionState, Verdict] = {
+    RegionState.UNCOPIED: Verdict.IGNORE,
+    RegionState.COPYING: Verdict.HOLD,
+    RegionState.COPIED: Verdict.FORWARD,
+}
+
+
+@dataclass(slots=True, eq=False)
+class RegionCopy:
+    """One visit of the bulk copier to a region: from the first read to the last acknowledgement.
+
+    `untouched` means nothing was ever sent for the region, so the destination holds zeroes there. `handed` is set when
+    all bulk data is in the stream's queue; from then on mirrored writes may follow it directly. `unacknowledged`
+    counts its bulk frames. A copy that is no longer the region's current one is `abandoned`: its frames still
+    count for the pin, and nothing else.
+    """
+
+    disk: int
+    region: int
+    offset: int
+    length: int
+    stream: int
+    untouched: bool
+    handed: bool = False
+    abandoned: bool = False
+    unacknowledged: int = 0
+
+
+@dataclass(slots=True)
+class Pin:
+    """`pending` counts what is on its way over `stream` for one region: queued, held back or sent."""
+
+    stream: int
+    pending: int = 0
+
+
+@dataclass(slots=True)
+class RegionMap:
+    """The regions of one disk of `size` bytes. Not thread-safe."""
+
+    disk: int
+    size: int
+    region_size: int
+    copied: int = 0  # bytes in state COPIED
+    returned: int = 0  # bytes that went back to UNCOPIED after having been read
+    pins: dict[int, Pin] = field(default_factory=dict)
+    copies: dict[int, RegionCopy] = field(default_factory=dict)
+    _states: bytearray = field(init=False)
+    _touched: bytearray = field(init=False)
+    _cursor: int = 0
+
+    def __post_init__(self) -> None:
+        count = -(-self.size // self.region_size)
+        self._states = bytearray(count)
+        self._touched = bytearray(count)
+
+    # Queries.
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def state(self, region: int) -> RegionState:
+        return RegionState(self._states[region])
+
+    def states(self) -> bytes:
+        """One byte per region, `RegionState` as a number."""
+        return bytes(self._states)
+
+    def length(self, region: int) -> int:
+        """Bytes of a region; the last may be short."""
+        return min(self.region_size, self.size - region * self.region_size)
+
+    def all_copied(self) -> bool:
+        return self.copied == self.size
+
+    def settled(self) -> bool:
+        """Whether source and destination are equal: all copied and nothing on its way."""
+        return self.all_copied() and not self.pins
+
+    def pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Cut a byte range at region borders: (region, offset, length) each."""
+        end = offset + length
+        while offset < end:
+            region = offset // self.region_size
+            stop = min(end, (region + 1) * self.region_size)
+            yield region, offset, stop - offset
+            offset = stop
+
+    def verdict(self, region: int) -> Verdict:
+        """What becomes of a mirrored write to `region` that arrived now."""
+        state = RegionState(self._states[region])
+        if state is RegionState.COPYING and self.copies[region].handed:
+            return Verdict.FORWARD  # the bulk data is queued on the pinned stream: behind it is order enough
+        return VERDICTS[state]
+
+    # Pins.
+
+    def pin(self, region: int, stream: int) -> None:
+        """Something of `region` goes on its way over `stream`.
+
+        A pinned region takes only the stream it is pinned to.
+        """
+        pin = self.pins.setdefault(region, Pin(stream))
+        if pin.stream != stream:
+            raise AssertionError(f"region {region} is pinned to stream {pin.stream}, not {stream}")
+        pin.pending += 1
+        self._touched[region] = 1
+
+    def unpin(self, region: int) -> None:
+        """One thing of `region` arrived, or was dropped before it was sent."""
+        pin = self.pins[region]
+        pin.pending -= 1
+        if pin.pending == 0 and region not in self.copies:
+            del self.pins[region]
+
+    # Events.
+
+    def _change(self, region: int, event: RegionEvent) -> None:
+        before = RegionState(self._states[region])
+        after = TRANSITIONS[before, event]
+        self._states[region] = after
+        length = self.length(region)
+        self.copied += length * ((after is RegionState.COPIED) - (before is RegionState.COPIED))
+        if after is RegionState.UNCOPIED and before is not RegionState.UNCOPIED:
+            self.returned += length
+
+    def begin_copy(self, stream: int) -> RegionCopy | None:
+        """Begin to copy the next region that `stream` may take; None when there is none.
+
+        The region is COPYING from here: the caller reads, and looks for holes, only after this returned.
+        """
+        region = self._next(stream)
+        if region is None:
+            return None
+        self._change(region, RegionEvent.READ_BEGINS)
+        self.pins.setdefault(region, Pin(stream))
+        copy = RegionCopy(
+            self.disk, region, region * self.region_size, self.length(region), stream, not self._touched[region]
+        )
+        self.copies[region] = copy
+        return copy
+
+    def _next(self, stream: int) -> int | None:
+        """The next UNCOPIED region that is free or pinned to `stream`, from the cursor on and round."""
+        for start, stop in ((self._cursor, len(self._states)), (0, self._cursor)):
+            region = self._states.find(RegionState.UNCOPIED, start, stop)
+            while region >= 0:
+                pin = self.pins.get(region)
+                if pin is None or pin.stream == stream:
+                    self._cursor = region + 1
+                    return region
+                region = self._states.find(RegionState.UNCOPIED, region + 1, stop)
+        return None
+
+    def frame_queued(self, copy: RegionCopy) -> None:
+        """A bulk frame of `copy` is about to be read and sent."""
+        copy.unacknowledged += 1
+        self.pin(copy.region, copy.stream)
+
+    def frame_acknowledged(self, copy: RegionCopy) -> None:
+        """The destination applied a bulk frame of `copy`."""
+        copy.unacknowledged -= 1
+        self._finish_if_complete(copy)
+        self.unpin(copy.region)
+
+    def bulk_handed(self, copy: RegionCopy) -> None:
+        """All bulk data of `copy` is queued on its stream (none at all if the region is a hole)."""
+        copy.handed = True
+        self._finish_if_complete(copy)
+
+    def _finish_if_complete(self, copy: RegionCopy) -> None:
+        if copy.abandoned or not copy.handed or copy.unacknowledged:
+            return
+        self._change(copy.region, RegionEvent.ACKNOWLEDGED)
+        self._end_copy(copy)
+
+    def _end_copy(self, copy: RegionCopy) -> None:
+        del self.copies[copy.region]
+        if self.pins[copy.region].pending == 0:
+            del self.pins[copy.region]
+
+    def undelivered(self, region: int) -> None:
+        """Data of `region` will not reach the destination: it must be copied again."""
+        self._change(region, RegionEvent.UNDELIVERED)
+        copy = self.copies.get(region)
+        if copy is not None:
+            copy.abandoned = True
+            self._end_copy(copy)
+
+    def fenced(self, stream: int) -> None:
+        """The destination will never again apply anything of the dead `stream`: its regions are free."""
+        for region in [region for region, pin in self.pins.items() if pin.stream == stream]:
+            del self.pins[region]

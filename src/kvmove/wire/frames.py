@@ -1,0 +1,74 @@
+"""The frames of a disk stream. Pure.
+
+Every frame begins with a header of 16 bytes, big-endian: kind (1), flags (1), disk (2), length (4), offset (8).
+
+    kind     from         payload        meaning
+    DATA     source       length bytes   write them at offset of the disk
+    ZEROES   source       none           length bytes at offset of the disk are zero; a hole where the storage can
+    FENCE    source       none           stop stream `offset`; once acknowledged, nothing more of it is applied
+    ACK      destination  none           all frames up to number `offset` (counted from 1) of this stream are applied
+
+A stream applies its frames in order; acknowledged means applied. The frame's number is not sent: both count.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+HEADER = struct.Struct("!BBHIQ")
+HEADER_SIZE = HEADER.size
+
+MAX_PAYLOAD = 1024 * 1024
+"""Largest payload of a frame, bytes: bounds what a receiver must hold; the sender's chunks are smaller."""
+
+
+class FrameKind(IntEnum):
+    INVALID = 0
+    DATA = 1
+    ZEROES = 2
+    FENCE = 3
+    ACK = 4
+
+
+class Frame(NamedTuple):
+    """A decoded header. `length` is that of the payload for DATA and of the zeroed range for ZEROES (bytes)."""
+
+    kind: FrameKind
+    disk: int
+    length: int
+    offset: int
+
+
+class FrameError(ValueError):
+    """The peer sent what is no frame: the stream must end."""
+
+
+def data_header(disk: int, offset: int, length: int) -> bytes:
+    return HEADER.pack(FrameKind.DATA, 0, disk, length, offset)
+
+
+def zeroes(disk: int, offset: int, length: int) -> bytes:
+    return HEADER.pack(FrameKind.ZEROES, 0, disk, length, offset)
+
+
+def fence(stream: int) -> bytes:
+    return HEADER.pack(FrameKind.FENCE, 0, 0, 0, stream)
+
+
+def ack(count: int) -> bytes:
+    return HEADER.pack(FrameKind.ACK, 0, 0, 0, count)
+
+
+def decode(buffer: bytes | bytearray | memoryview, start: int = 0) -> Frame:
+    """Decode the header at `start` of `buffer`, which holds at least 16 bytes from there.
+
+    :raise FrameError: unknown kind, flags that this version does not know, or a payload above MAX_PAYLOAD.
+    """
+    kind, flags, disk, length, offset = HEADER.unpack_from(buffer, start)
+    if not FrameKind.DATA <= kind <= FrameKind.ACK or flags:
+        raise FrameError(f"frame of kind {kind} with flags {flags:#x} is not known")
+    if kind == FrameKind.DATA and length > MAX_PAYLOAD:
+        raise FrameError(f"frame with {length} bytes exceeds {MAX_PAYLOAD}")
+    return Frame(FrameKind(kind), disk, length, offset)

@@ -1,0 +1,256 @@
+"""A model of one move's disks: a guest, mirrored writes on their way, streams, and a destination. No I/O, no clock.
+
+Everything that can happen at once in the product happens here in any order: a guest's write reaches the source
+before its mirrored copy arrives, a region is read and sent in two steps, a dead stream still delivers what it had
+on the wire until it is fenced. `check` holds the invariant that the switchover relies on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from kvmove.mover import bulk_copy
+from kvmove.mover.bulk_copy import BufferPool, BulkFrame, region_frames
+from kvmove.mover.dispatcher import Dispatcher, Limits, WritePiece
+from kvmove.mover.region_map import RegionCopy
+from kvmove.wire import frames
+from kvmove.wire.frames import FrameKind
+
+REGION = 16
+CHUNK = 8
+GRAIN = 4
+
+
+class ModelDisk:
+    """A source disk in memory, in which grains of zeroes are holes."""
+
+    is_direct = True
+
+    def __init__(self, size: int) -> None:
+        self.content = bytearray(size)
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    def fileno(self) -> int:
+        return -1
+
+    def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
+        for start in range(offset, offset + length, GRAIN):
+            size = min(GRAIN, offset + length - start)
+            yield start, size, any(self.content[start : start + size])
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        buffer[:] = self.content[offset : offset + len(buffer)]
+
+
+@dataclass
+class Mirrored:
+    """A guest write that the source disk has and that has not arrived at the mirror."""
+
+    cookie: int
+    disk: int
+    offset: int
+    length: int
+    payload: bytes | None
+    is_trim: bool = False
+
+
+@dataclass
+class ModelStream:
+    """One stream as both ends see it. `job` is the region copy that its sender is at, `read` a frame not yet queued."""
+
+    wire: deque[bytes] = field(default_factory=deque)
+    applied: int = 0
+    alive: bool = True
+    fenced: bool = False
+    job: tuple[RegionCopy, Iterator[BulkFrame]] | None = None
+    read: BulkFrame | None = None
+
+
+class MoverModel:
+    """Drives a Dispatcher and keeps the truth beside it."""
+
+    disk_type: type[ModelDisk] = ModelDisk
+
+    def __init__(self, sizes: list[int], make: Callable[[list[int], int, Limits], Dispatcher] = Dispatcher) -> None:
+        bulk_copy.CHUNK, bulk_copy.ZERO_GRAIN, bulk_copy.SMALL = CHUNK, GRAIN, GRAIN
+        self.limits = Limits(high_mark=24, low_mark=8, budget=2.0)
+        self.dispatcher = make(sizes, REGION, self.limits)
+        self.dispatcher.copying = True
+        self.sources = [self.disk_type(size) for size in sizes]
+        self.targets = [bytearray(size) for size in sizes]
+        self.arriving: list[Mirrored] = []
+        self.streams: dict[int, ModelStream] = {}
+        self.unanswered: set[int] = set()
+        self.now = 0.0
+        self.cookies = 0
+        self.pool = BufferPool(8)
+
+    # The guest.
+
+    def guest_write(self, disk: int, offset: int, payload: bytes | None, length: int, *, is_trim: bool = False) -> None:
+        source = self.sources[disk]
+        length = min(length, source.size - offset)
+        data = bytes(length) if payload is None else payload[:length]
+        source.content[offset : offset + length] = data
+        self.cookies += 1
+        self.unanswered.add(self.cookies)
+        content = None if payload is None else data
+        self.arriving.append(Mirrored(self.cookies, disk, offset, length, content, is_trim))
+
+    def arrive(self, pick: int) -> None:
+        """A mirrored write arrives; overlapping ones keep their order."""
+        if not self.arriving:
+            return
+        chosen = self.arriving[pick % len(self.arriving)]
+        end = chosen.offset + chosen.length
+        for earlier in self.arriving:
+            if earlier.disk == chosen.disk and earlier.offset < end and chosen.offset < earlier.offset + earlier.length:
+                chosen = earlier
+                break
+        self.arriving.remove(chosen)
+        extent = (chosen.offset, chosen.length)
+        if chosen.is_trim:
+            self.dispatcher.unspecified(chosen.disk, extent)
+            self.unanswered.remove(chosen.cookie)
+        elif self.dispatcher.mirrored(chosen.disk, extent, chosen.payload, chosen.cookie, self.now):
+            self.unanswered.remove(chosen.cookie)
+        self._answer()
+
+    def _answer(self) -> None:
+        for _, cookie in self.dispatcher.take_answers():
+            self.unanswered.remove(cookie)  # KeyError: answered twice
+
+    # Streams.
+
+    def open_stream(self) -> None:
+        number = len(self.streams)
+        self.streams[number] = ModelStream()
+        self.dispatcher.add_stream(number)
+
+    def living(self) -> list[int]:
+        return [number for number, stream in self.streams.items() if stream.alive]
+
+    def kill_stream(self, number: int) -> None:
+        stream = self.streams[number]
+        stream.alive = False
+        self._forget_read(stream)
+        stream.job = None
+        self.dispatcher.lose_stream(number)
+        self._answer()
+
+    def send(self, number: int) -> None:
+        """One step of a sender: a fence, mirrored writes, or the next step of a region's copy."""
+        stream = self.streams[number]
+        dead = self.dispatcher.next_fence(number)
+        if dead is not None:
+            stream.wire.append(frames.fence(dead))
+            return
+        if stream.read is not None:
+            self._queue_read_frame(stream)
+            return
+        writes = self.dispatcher.take_writes(number, 8)
+        if writes:
+            stream.wire.extend(encode(piece) for piece in writes)
+            return
+        self._copy_step(number, stream)
+
+    def _copy_step(self, number: int, stream: ModelStream) -> None:
+        if stream.job is None:
+            copy = self.dispatcher.claim_region(number)
+            if copy is None:
+                return
+            stream.job = (copy, region_frames(self.sources[copy.disk], copy, self.pool, use_sendfile=False))
+            return
+        copy, steps = stream.job
+        stream.read = next(steps, None)
+        if stream.read is None:
+            self.dispatcher.bulk_handed(copy)
+            stream.job = None
+
+    def _queue_read_frame(self, stream: ModelStream) -> None:
+        assert stream.job is not None and stream.read is not None
+        if self.dispatcher.frame_queued(stream.job[0]):
+            stream.wire.append(stream.read.header + bytes(stream.read.data or b""))
+        else:
+            stream.job = None
+        self._forget_read(stream)
+
+    def _forget_read(self, stream: ModelStream) -> None:
+        if stream.read is not None and stream.read.buffer is not None:
+            stream.read.buffer.release()
+        stream.read = None
+
+    def deliver(self, number: int) -> None:
+        """The destination applies the next frame of a stream, alive or dead, unless it is fenced."""
+        stream = self.streams[number]
+        if stream.fenced or not stream.wire:
+            return
+        raw = stream.wire.popleft()
+        frame = frames.decode(raw)
+        if frame.kind is FrameKind.FENCE:
+            self.streams[frame.offset].fenced = True
+        elif frame.kind is FrameKind.DATA:
+            self.targets[frame.disk][frame.offset : frame.offset + frame.length] = raw[frames.HEADER_SIZE :]
+        else:
+            self.targets[frame.disk][frame.offset : frame.offset + frame.length] = bytes(frame.length)
+        stream.applied += 1
+
+    def acknowledge(self, number: int) -> None:
+        self.dispatcher.acknowledged(number, self.streams[number].applied)
+        self._answer()
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.dispatcher.tick(self.now)
+        self._answer()
+
+    # Judgement.
+
+    def check(self) -> None:
+        """The invariant: a settled region is equal on both sides, but for writes that are still arriving."""
+        for number, disk in enumerate(self.dispatcher.disks):
+            regions = disk.regions
+            assert disk.buffered >= 0
+            assert disk.buffered <= self.limits.high_mark + 16 * REGION, "the forward buffer is bounded"
+            for region in range(len(regions)):
+                if regions.state(region).name != "COPIED" or region in regions.pins:
+                    continue
+                start = region * REGION
+                stop = start + regions.length(region)
+                if any(w.disk == number and w.offset < stop and start < w.offset + w.length for w in self.arriving):
+                    continue
+                assert self.targets[number][start:stop] == self.sources[number].content[start:stop]
+
+    def finish(self) -> None:
+        """The guest stops; everything arrives and is sent: both sides must be equal and every write answered."""
+        while self.arriving:
+            self.arrive(0)
+        if not self.living():
+            self.open_stream()
+        for _ in range(4000):
+            if self.dispatcher.settled():
+                break
+            for number in self.living():
+                self.send(number)
+                self.deliver(number)
+                self.acknowledge(number)
+        assert self.dispatcher.settled(), "the move never settles"
+        for number, stream in self.streams.items():
+            while stream.wire and not stream.fenced:
+                self.deliver(number)  # what a dead stream still had on the wire may come as late as this
+        self.check()
+        for source, target in zip(self.sources, self.targets, strict=True):
+            assert target == source.content
+        assert not self.unanswered, "a guest's write was never answered"
+
+
+def encode(piece: WritePiece) -> bytes:
+    """The frame of a mirrored write."""
+    if piece.payload is None:
+        return frames.zeroes(piece.write.disk, piece.offset, piece.length)
+    return frames.data_header(piece.write.disk, piece.offset, piece.length) + bytes(piece.payload)

@@ -1,0 +1,273 @@
+"""The copy and mirror logic against a model, and the defects that the model must find.
+
+`find_defect` runs the same machine with one planted bug; each such test fails if the machine no longer sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from kvmove.mover import bulk_copy
+from kvmove.mover.dispatcher import DiskState, Dispatcher, Limits, WritePiece
+from kvmove.mover.forward_mode import ForwardEvent
+from kvmove.mover.region_map import RegionCopy, RegionMap, RegionState, Verdict
+from tests.support.mover_model import ModelDisk, MoverModel
+
+SIZES = [72, 40]
+
+
+class MoverMachine(RuleBasedStateMachine):
+    """Random guests, networks and time against the dispatcher."""
+
+    make: Callable[..., Dispatcher] = Dispatcher
+    model_type: type[MoverModel] = MoverModel
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = self.model_type(SIZES, type(self).make)
+        self.model.open_stream()
+        self.model.open_stream()
+
+    @rule(
+        disk=st.integers(0, 1), offset=st.integers(0, 71), length=st.integers(1, 24), fill=st.integers(0, 255),
+    )  # fmt: skip
+    def guest_writes(self, disk: int, offset: int, length: int, fill: int) -> None:
+        self.model.guest_write(disk, offset % SIZES[disk], bytes([fill]) * length, length)
+
+    @rule(disk=st.integers(0, 1), offset=st.integers(0, 71), length=st.integers(1, 24), is_trim=st.booleans())
+    def guest_zeroes_or_discards(self, disk: int, offset: int, length: int, is_trim: bool) -> None:
+        self.model.guest_write(disk, offset % SIZES[disk], None, length, is_trim=is_trim)
+
+    @rule(pick=st.integers(0, 7))
+    def mirrored_write_arrives(self, pick: int) -> None:
+        self.model.arrive(pick)
+
+    @precondition(lambda self: self.model.living())
+    @rule(data=st.data(), steps=st.integers(1, 8))
+    def sender_runs(self, data: st.DataObject, steps: int) -> None:
+        number = data.draw(st.sampled_from(self.model.living()))
+        for _ in range(steps):
+            self.model.send(number)
+
+    @rule(data=st.data(), count=st.integers(1, 8))
+    def frames_are_applied(self, data: st.DataObject, count: int) -> None:
+        number = data.draw(st.sampled_from(sorted(self.model.streams)))
+        for _ in range(count):
+            self.model.deliver(number)
+
+    @precondition(lambda self: self.model.living())
+    @rule(data=st.data())
+    def acknowledgement_arrives(self, data: st.DataObject) -> None:
+        self.model.acknowledge(data.draw(st.sampled_from(self.model.living())))
+
+    @precondition(lambda self: self.model.living())
+    @rule(data=st.data())
+    def stream_dies(self, data: st.DataObject) -> None:
+        self.model.kill_stream(data.draw(st.sampled_from(self.model.living())))
+
+    @precondition(lambda self: len(self.model.living()) < 3)
+    @rule()
+    def stream_opens(self) -> None:
+        self.model.open_stream()
+
+    @rule(seconds=st.sampled_from([0.5, 2.5]))
+    def time_passes(self, seconds: float) -> None:
+        self.model.tick(seconds)
+
+    @invariant()
+    def settled_regions_are_equal(self) -> None:
+        self.model.check()
+
+    def teardown(self) -> None:
+        self.model.finish()
+
+
+PROFILE = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def real_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model shrinks these; put them back after each test."""
+    for name in ("CHUNK", "ZERO_GRAIN", "SMALL"):
+        monkeypatch.setattr(bulk_copy, name, getattr(bulk_copy, name))
+
+
+def test_no_order_of_events_loses_or_reorders_a_write() -> None:
+    run_state_machine_as_test(MoverMachine, settings=PROFILE)
+
+
+def find_defect(make: Callable[..., Dispatcher], model: type[MoverModel] = MoverModel) -> None:
+    """The machine must fail with the planted bug that `make` or `model` builds in."""
+    planted = type("Planted", (MoverMachine,), {"make": staticmethod(make), "model_type": model})
+    with pytest.raises((AssertionError, KeyError)):
+        run_state_machine_as_test(
+            planted, settings=settings(PROFILE, max_examples=2000, phases=(Phase.generate,), print_blob=False)
+        )
+
+
+def with_regions(planted: type[RegionMap]) -> Callable[..., Dispatcher]:
+    """A dispatcher whose region maps are of the planted kind."""
+
+    def make(sizes: list[int], region_size: int, limits: Limits) -> Dispatcher:
+        dispatcher = Dispatcher(sizes, region_size, limits)
+        for number, size in enumerate(sizes):
+            dispatcher.disks[number] = DiskState(planted(number, size, region_size))
+        return dispatcher
+
+    return make
+
+
+def test_a_mirrored_write_sent_before_the_bulk_data_of_its_region_is_found() -> None:
+    class Planted(RegionMap):
+        def verdict(self, region: int) -> Verdict:
+            is_copying = self.state(region) is RegionState.COPYING
+            return Verdict.FORWARD if is_copying else super().verdict(region)
+
+    find_defect(with_regions(Planted))
+
+
+def test_a_region_that_becomes_copying_only_after_its_read_is_found() -> None:
+    class Planted(RegionMap):
+        def verdict(self, region: int) -> Verdict:
+            copy = self.copies.get(region)
+            return Verdict.IGNORE if copy is not None and not copy.handed else super().verdict(region)
+
+    find_defect(with_regions(Planted))
+
+
+def test_holes_looked_up_before_writes_are_tracked_are_found() -> None:
+    class Early(ModelDisk):
+        def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
+            for start, size, _ in super().extents(offset, length):
+                yield start, size, False  # as the disk was before its first write
+
+    class Planted(MoverModel):
+        disk_type = Early
+
+    find_defect(Dispatcher, Planted)
+
+
+def test_an_unaligned_edge_cut_off_is_found() -> None:
+    class Planted(RegionMap):
+        def pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+            for region, start, size in super().pieces(offset, length):
+                yield region, start, size - size % 4
+
+    find_defect(with_regions(Planted))
+
+
+def test_zeroes_that_overtake_a_write_are_found() -> None:
+    class Planted(Dispatcher):
+        def _enqueue(self, stream: int, piece: WritePiece) -> None:
+            super()._enqueue(stream, piece)
+            if piece.payload is None:
+                self.streams[stream].queue.rotate(1)
+
+    find_defect(Planted)
+
+
+def test_a_dead_stream_of_which_only_the_queue_is_given_back_is_found() -> None:
+    class Planted(Dispatcher):
+        def lose_stream(self, stream: int) -> None:
+            self.streams[stream].in_flight.clear()
+            for disk in self.disks:
+                for region, pin in list(disk.regions.pins.items()):
+                    if pin.stream == stream and region not in disk.regions.copies:
+                        queued = [p for p in self.streams[stream].queue if p.region == region]
+                        if not queued:
+                            del disk.regions.pins[region]
+            super().lose_stream(stream)
+
+    find_defect(Planted)
+
+
+def test_an_acknowledgement_taken_for_more_than_it_says_is_found() -> None:
+    class Planted(Dispatcher):
+        def acknowledged(self, stream: int, count: int) -> None:
+            state = self.streams[stream]
+            before = state.acknowledged
+            super().acknowledged(stream, before + len(state.in_flight))
+            state.acknowledged = count
+
+    find_defect(Planted)
+
+
+def test_a_region_that_is_copied_too_early_is_found() -> None:
+    class Planted(RegionMap):
+        def bulk_handed(self, copy: RegionCopy) -> None:
+            if not copy.abandoned and copy.unacknowledged:
+                for _ in range(copy.unacknowledged):
+                    self.unpin(copy.region)
+                copy.unacknowledged = 0
+            super().bulk_handed(copy)
+
+        def frame_acknowledged(self, copy: RegionCopy) -> None:
+            if copy.unacknowledged:
+                super().frame_acknowledged(copy)
+
+    find_defect(with_regions(Planted))
+
+
+def test_a_dead_stream_that_is_not_fenced_is_found() -> None:
+    class Planted(Dispatcher):
+        def lose_stream(self, stream: int) -> None:
+            super().lose_stream(stream)
+            for disk in self.disks:
+                disk.regions.fenced(stream)
+
+    find_defect(Planted)
+
+
+def test_a_dropped_write_whose_region_is_not_copied_again_is_found() -> None:
+    class Planted(Dispatcher):
+        def _drop(self, piece: WritePiece) -> None:
+            disk = self.disks[piece.write.disk]
+            disk.buffered -= piece.weight
+            disk.regions.unpin(piece.region)
+            self._release(piece.write)
+
+    find_defect(Planted)
+
+
+def test_a_discard_of_copied_data_that_is_passed_over_is_found() -> None:
+    class Planted(Dispatcher):
+        def unspecified(self, disk: int, extent: tuple[int, int]) -> None:
+            pass
+
+    find_defect(Planted)
+
+
+def test_a_guest_that_is_not_answered_when_its_write_is_dropped_is_found() -> None:
+    class Planted(Dispatcher):
+        def _drop(self, piece: WritePiece) -> None:
+            piece.write.parts += 1
+            answered, piece.write.answered = piece.write.answered, True
+            super()._drop(piece)
+            piece.write.answered = answered
+
+        def _change_mode(self, disk: DiskState, event: ForwardEvent) -> None:
+            waiting = dict(disk.waiting)
+            super()._change_mode(disk, event)
+            if event in (ForwardEvent.LATE, ForwardEvent.STREAMS_LOST):
+                self._answers.clear()
+                disk.waiting.update({cookie: write for cookie, write in waiting.items() if not write.parts < 0})
+
+    find_defect(Planted)
+
+
+def test_holes_sent_as_nothing_on_a_second_visit_are_found() -> None:
+    class Planted(RegionMap):
+        def begin_copy(self, stream: int) -> RegionCopy | None:
+            copy = super().begin_copy(stream)
+            if copy is not None:
+                copy.untouched = True
+            return copy
+
+    find_defect(with_regions(Planted))
