@@ -1,0 +1,127 @@
+"""A lab for programs: `async with Lab.start(LabSpec()) as lab`. Tests, demo and soak use it, the command line too.
+
+It talks to the lab's supervisor for what the supervisor holds (hosts, services) and looks at the machine itself for
+the rest. Leaving the `with` takes the lab down; a killed owner takes it down as well.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from kvmove.errors import NotFound
+from kvmove.lab import control, launch, leftovers
+from kvmove.lab.folders import WORLD, LabFolders
+from kvmove.lab.lab_host import LabHost
+from kvmove.lab.leftovers import LabRecord
+from kvmove.lab.spec import LabSpec
+
+
+class Lab:
+    """A lab that is up. Made by `start` (owned: ends with the `with`), `up` (stays) or `attach` (someone else's)."""
+
+    def __init__(self, spec: LabSpec, record: LabRecord) -> None:
+        self.spec = spec
+        self.folders = LabFolders(spec.name)
+        self.record = record
+        self._hosts: dict[str, LabHost] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def start(cls, spec: LabSpec) -> AsyncIterator["Lab"]:
+        """Build a lab and hold it for the length of the `with`.
+
+        :raise Busy: a lab of that name is up.
+        :raise LabFailed: it could not be built, or something of it would not go.
+        """
+        async with launch.owned_supervisor(spec):
+            yield await cls.attach(spec.name)
+
+    @classmethod
+    async def up(cls, spec: LabSpec) -> "Lab":
+        """Build a lab that outlives this process, until `down`.
+
+        :raise Busy: a lab of that name is up.
+        :raise LabFailed: it could not be built.
+        """
+        await launch.detached_supervisor(spec)
+        return await cls.attach(spec.name)
+
+    @classmethod
+    async def attach(cls, name: str) -> "Lab":
+        """Use the lab of that name, whoever holds it.
+
+        :raise Unreachable: no such lab is up.
+        """
+        folders = LabFolders(name)
+        answer = await control.ask(folders.control, "status")
+        lab = cls(LabSpec.model_validate(answer["spec"]), leftovers.read_record(folders))
+        lab._take_in(answer)
+        return lab
+
+    @staticmethod
+    async def down(name: str) -> None:
+        """Take the lab of that name down, or sweep what a killed one left; nothing there is fine.
+
+        :raise LabFailed: something of it would not go.
+        """
+        folders = LabFolders(name)
+        record = leftovers.read_record(folders)
+        await asyncio.to_thread(launch.end_supervisor, record.supervisor, name)
+        await asyncio.to_thread(leftovers.sweep, folders, record)
+
+    def host(self, name: str) -> LabHost:
+        """The host of that name; `world` is the namespace outside all hosts.
+
+        :raise NotFound: the lab has none of that name.
+        """
+        if name not in self._hosts:
+            raise NotFound(f"the lab {self.spec.name} has no host {name}", hint=f"it has {', '.join(self.spec.hosts)}")
+        return self._hosts[name]
+
+    @property
+    def hosts(self) -> list[LabHost]:
+        """The hosts, without the world."""
+        return [self._hosts[name] for name in self.spec.hosts]
+
+    @property
+    def world(self) -> LabHost:
+        return self._hosts[WORLD]
+
+    async def status(self) -> dict[str, Any]:
+        """What the supervisor says: the spec, and per host whether it runs, its init, its services."""
+        answer = await control.ask(self.folders.control, "status")
+        self._take_in(answer)
+        return answer
+
+    async def power_off(self, host: str) -> None:
+        """Kill everything of a host at once. Not a full power loss: what was written to its disk image stays."""
+        self._take_in(await control.ask(self.folders.control, "power-off", host=host))
+
+    async def power_on(self, host: str) -> None:
+        """Start a host that was powered off: new namespaces, the same disks, state and addresses."""
+        self._take_in(await control.ask(self.folders.control, "power-on", host=host))
+
+    async def hold(self, host: str, service: str = "agent") -> None:
+        """End a service in order and keep it down until `release`."""
+        await control.ask(self.folders.control, "hold", host=host, service=service)
+
+    async def release(self, host: str, service: str = "agent") -> None:
+        """Start a held service again."""
+        await control.ask(self.folders.control, "release", host=host, service=service)
+
+    def leftovers(self) -> list[str]:
+        """What of this lab is on the machine, in words; empty once it is down."""
+        return leftovers.find(self.folders, self.record)
+
+    def _take_in(self, answer: dict[str, Any]) -> None:
+        spaces = {name: host["namespaces"] for name, host in answer["hosts"].items()}
+        self.record = LabRecord(self.record.supervisor, spaces)
+        order = list(self.spec.hosts)
+        for name, host in answer["hosts"].items():
+            index = order.index(name) if name in order else None
+            known = self._hosts.setdefault(name, LabHost(name, index, self.folders, self.spec))
+            known.init = host["init"]
+            known.services = host["services"]
+            if index is not None:
+                known.world = answer["hosts"][WORLD]["init"]

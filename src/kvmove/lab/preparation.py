@@ -1,0 +1,140 @@
+"""Everything a lab needs on disk before its hosts start: folders, keys, configurations, images for the datastores.
+
+It starts nothing and mounts nothing. All of it lies in the lab's two folders and goes with them.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from kvmove.lab import addresses
+from kvmove.lab.commands import run
+from kvmove.lab.folders import WORLD, LabFolders
+from kvmove.lab.host_init import HostConfig, Service
+from kvmove.lab.spec import LabSpec
+from kvmove.pki.authority import create_authority, issue
+from kvmove.pki.identity import Identity, Role
+
+RECORDER_PORT = 7450
+DATA_PORT = 17450
+HOST_CONFIG = "host.json"
+
+
+def prepare(spec: LabSpec, folders: LabFolders) -> None:
+    """Write all files of the lab.
+
+    :raise LabFailed: a file system could not be made.
+    :raise OSError: the disk is full or not writable; what was written so far lies in the lab's folders.
+    """
+    for name in (WORLD, *spec.hosts):
+        folders.host(name).mkdir(parents=True, mode=0o700)
+        folders.host_run(name).mkdir(parents=True, mode=0o700)
+    if not spec.bare:
+        _issue_keys(spec, folders)
+    _write_host(folders, WORLD, HostConfig(f"{spec.name}-{WORLD}", services=_world_services(spec, folders)))
+    for index, host in enumerate(spec.hosts):
+        mounts = [_prepare_datastore(spec, folders, host)]
+        services = [] if spec.bare else [_agent(spec, folders, host, index)]
+        _write_host(folders, host, HostConfig(host, mounts=mounts, services=services))
+
+
+def host_config(folders: LabFolders, name: str) -> Path:
+    """The configuration that the init of host `name` reads."""
+    return folders.host_run(name) / HOST_CONFIG
+
+
+def recorder_folder(folders: LabFolders) -> Path:
+    """Where the recorder of the ledger guests writes."""
+    return folders.host(WORLD) / "recorder"
+
+
+def _write_host(folders: LabFolders, name: str, config: HostConfig) -> None:
+    host_config(folders, name).write_text(json.dumps(asdict(config), indent=1))
+
+
+def _prepare_datastore(spec: LabSpec, folders: LabFolders, host: str) -> list[str]:
+    target = folders.datastore(spec.datastore_name)
+    target.mkdir(parents=True, exist_ok=True)
+    if spec.datastore.kind == "folder":
+        folder = folders.host(host) / "datastore"
+        folder.mkdir()
+        return ["--bind", str(folder), str(target)]
+    image = folders.host(host) / "datastore.img"
+    with image.open("xb") as file:
+        file.truncate(spec.datastore.size)
+    run(["mkfs.xfs", "-q", "-m", "reflink=1", str(image)])
+    return ["-o", "loop", str(image), str(target)]
+
+
+def _issue_keys(spec: LabSpec, folders: LabFolders) -> None:
+    create_authority(folders.authority)
+    parties = [Identity(Role.MANAGER, "manager"), Identity(Role.OPERATOR, "operator")]
+    parties += [Identity(Role.AGENT, host) for host in spec.hosts]
+    for party in parties:
+        issue(folders.authority, party, folders.pki(party.name))
+
+
+def _world_services(spec: LabSpec, folders: LabFolders) -> list[Service]:
+    recorder_folder(folders).mkdir()
+    log = folders.host(WORLD)
+    listen = f"{addresses.world_guests()}:{RECORDER_PORT}"
+    record = [sys.executable, "-m", "kvmove.lab.guest.recorder", "--listen", listen]
+    services = [Service("recorder", [*record, "--out", str(recorder_folder(folders))], str(log / "recorder.log"))]
+    if not spec.bare:
+        config = log / "manager.toml"
+        config.write_text(_manager_toml(spec, folders))
+        services.append(Service("manager", _kvmove("manager", config), str(log / "manager.log")))
+    return services
+
+
+def _agent(spec: LabSpec, folders: LabFolders, host: str, index: int) -> Service:
+    config = folders.host(host) / "agent.toml"
+    config.write_text(_agent_toml(spec, folders, host, index))
+    return Service("agent", _kvmove("agent", config), str(folders.host(host) / "agent.log"))
+
+
+def _kvmove(program: str, config: Path) -> list[str]:
+    return [sys.executable, "-m", "kvmove", program, "--config", str(config)]
+
+
+def _manager_toml(spec: LabSpec, folders: LabFolders) -> str:
+    lines = [
+        f"listen = {_text(f'{addresses.world_management()}:{addresses.MANAGER_PORT}')}",
+        f"socket = {_text(folders.manager_socket)}",
+        f"state = {_text(folders.host(WORLD) / 'manager')}",
+        f"pki = {_text(folders.pki('manager'))}",
+    ]
+    for index, host in enumerate(spec.hosts):
+        lines += ["", "[[host]]", f"name = {_text(host)}", f"control = {_text(control_address(index))}"]
+    return "\n".join(lines) + "\n"
+
+
+def control_address(index: int) -> str:
+    """Where the agent of host number `index` listens."""
+    return f"{addresses.management(index).address}:{addresses.CONTROL_PORT}"
+
+
+def _agent_toml(spec: LabSpec, folders: LabFolders, host: str, index: int) -> str:
+    lines = [
+        f"name = {_text(host)}",
+        f"control = {_text(control_address(index))}",
+        f"data_port = {DATA_PORT}",
+        f"manager = {_text(f'https://{addresses.world_management()}:{addresses.MANAGER_PORT}')}",
+        f"state = {_text(folders.host(host) / 'agent')}",
+        f"run = {_text(folders.host_run(host))}",
+        f"pki = {_text(folders.pki(host))}",
+        "",
+        "[[datastore]]",
+        f"name = {_text(spec.datastore_name)}",
+        f"path = {_text(folders.datastore(spec.datastore_name))}",
+    ]
+    for number, rate in enumerate(spec.nics):
+        lines += ["", "[[nic]]", f"name = {_text(addresses.migration(number, index).name)}"]
+        lines += [f"speed = {_text(f'{rate * 8}bit')}"] if rate else []
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: object) -> str:
+    """A TOML string; JSON's escapes are a subset of TOML's."""
+    return json.dumps(str(value))

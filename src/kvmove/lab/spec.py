@@ -1,0 +1,43 @@
+"""What a lab is to be: its hosts, their migration NICs and datastores. Parsed once, at the edge."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from kvmove.lab.folders import WORLD
+from kvmove.model.names import Name
+from kvmove.model.strict import Strict
+from kvmove.units import GIB
+
+LabName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,22}[a-z0-9])?$")]
+"""Short: it becomes part of socket paths, of which Unix allows 107 bytes."""
+
+HostName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,11}$")]
+
+
+class DatastoreSpec(Strict):
+    """Each host's own datastore: `loop` is an XFS with reflinks in a sparse file of `size` bytes; `folder` a folder."""
+
+    kind: Literal["loop", "folder"] = "loop"
+    size: int = Field(default=16 * GIB, ge=GIB // 2)
+
+
+class LabSpec(Strict):
+    """`nics` has one rate in bytes/s per migration NIC of every host; 0 is unshaped.
+
+    `bare` leaves out agents, manager and certificates: namespaces, networks and datastores alone.
+    """
+
+    name: LabName = "lab"
+    hosts: Annotated[tuple[HostName, ...], Field(min_length=1, max_length=16)] = ("h1", "h2")
+    nics: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=8)] = (125_000_000, 125_000_000)
+    datastore: DatastoreSpec = DatastoreSpec()
+    datastore_name: Name = "local"
+    bare: bool = False
+
+    @field_validator("hosts")
+    @classmethod
+    def _distinct(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(hosts)) != len(hosts) or WORLD in hosts:
+            raise ValueError(f"hosts need names of their own, and none may be called {WORLD!r}")
+        return hosts

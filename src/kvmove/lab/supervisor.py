@@ -1,0 +1,217 @@
+"""The one process that holds a lab: `python -m kvmove.lab.supervisor --spec JSON [--owned]`.
+
+Invariant: the lab exists while this process does. It takes everything down when told (`stop`, SIGTERM, SIGINT) and,
+with `--owned`, when its standard input closes, so also when its owner was killed. Killed itself, its hosts die with
+it; only files stay, and the next lab of that name sweeps them.
+
+One line of JSON on standard output says `ready` or carries the problem; after that it writes to its log alone.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import click
+
+from kvmove.errors import Busy, InvalidInput, KvmoveError, NotFound
+from kvmove.lab import control, network, preparation
+from kvmove.lab.commands import LabFailed
+from kvmove.lab.folders import WORLD, LabFolders
+from kvmove.lab.host import HostProcess
+from kvmove.lab.leftovers import LabRecord, read_record, sweep, write_record
+from kvmove.lab.spec import LabSpec
+
+
+class Supervisor:
+    """Builds the lab of `spec`, answers for it, takes it down."""
+
+    def __init__(self, spec: LabSpec) -> None:
+        self.spec = spec
+        self.folders = LabFolders(spec.name)
+        self.hosts = {name: self._host(name) for name in (WORLD, *spec.hosts)}
+        self.stop_asked = asyncio.Event()
+        self._changing = asyncio.Lock()
+        self._lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._server: asyncio.Server | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    def claim_name(self) -> None:
+        """Be the only supervisor of this name: an abstract socket, which leaves no file and ends with the process.
+
+        :raise Busy: the lab is up already.
+        """
+        try:
+            self._lock.bind(f"\0kvmove-lab-{self.spec.name}")
+        except OSError as error:
+            raise Busy(f"the lab {self.spec.name} is up", hint="take it down with `kvmove lab down`") from error
+
+    async def start(self) -> None:
+        """Sweep what a former lab of this name left, build this one, start its services.
+
+        :raise KvmoveError: it could not be built; call `stop` to remove what was.
+        """
+        await asyncio.to_thread(sweep, self.folders, read_record(self.folders))
+        await asyncio.to_thread(preparation.prepare, self.spec, self.folders)
+        async with asyncio.TaskGroup() as starting:
+            for host in self.hosts.values():
+                starting.create_task(host.start())
+        self._write_record()
+        await asyncio.to_thread(network.build_world, self.hosts[WORLD].init, len(self.spec.nics))
+        for index, name in enumerate(self.spec.hosts):
+            await self._plug_in(index, name)
+        self._server = await control.serve(self.folders.control, self.handle)
+        for host in self.hosts.values():
+            host.begin()
+
+    async def stop(self) -> None:
+        """Take everything down and remove it; returns when nothing is left.
+
+        :raise LabFailed: something would not go.
+        """
+        if self._server is not None:
+            self._server.close()
+        hosts = [self.hosts[name] for name in self.spec.hosts]
+        async with asyncio.TaskGroup() as ending:
+            for host in hosts:
+                ending.create_task(host.stop())
+        await self.hosts[WORLD].stop()
+        await asyncio.to_thread(sweep, self.folders, self._record())
+
+    async def handle(self, question: dict[str, Any]) -> control.Answer:
+        """Answer one question of the control socket: `status`, `stop`, `hold`, `release`, `power-off`, `power-on`."""
+        command = question["command"]
+        if command == "stop":
+            self.stop_asked.set()
+            return {"stopping": True}
+        if command != "status":
+            await self._change(command, self._known_host(question["host"]), question)
+        return self.status()
+
+    def status(self) -> control.Answer:
+        """What runs, in words fit for JSON. Process numbers are the machine's for inits, the host's for services."""
+        return {"spec": self.spec.model_dump(mode="json"), "hosts": {n: _describe(h) for n, h in self.hosts.items()}}
+
+    async def _change(self, command: str, host: HostProcess, question: dict[str, Any]) -> None:
+        async with self._changing:
+            if command == "power-off":
+                await host.kill()
+            elif command == "power-on":
+                await self._power_on(host)
+            elif command in {"hold", "release"}:
+                (host.hold if command == "hold" else host.release)(question["service"])
+            else:
+                raise InvalidInput(f"a lab's supervisor does not know {command!r}")
+
+    async def _power_on(self, host: HostProcess) -> None:
+        if host.running:
+            return
+        await host.start()
+        self._write_record()
+        await self._plug_in(self.spec.hosts.index(host.name), host.name)
+        host.begin()
+
+    async def _plug_in(self, index: int, name: str) -> None:
+        world, host = self.hosts[WORLD].init, self.hosts[name].init
+        await asyncio.to_thread(network.plug_in, world, host, index, self.spec.nics)
+
+    def _known_host(self, name: str) -> HostProcess:
+        if name not in self.spec.hosts and name != WORLD:
+            raise NotFound(f"the lab has no host {name}", hint=f"it has {', '.join(self.spec.hosts)}")
+        return self.hosts[name]
+
+    def _host(self, name: str) -> HostProcess:
+        log = self.folders.host(name) / "init.log"
+        return HostProcess(name, preparation.host_config(self.folders, name), log)
+
+    def _record(self) -> LabRecord:
+        return LabRecord(os.getpid(), {name: host.namespaces for name, host in self.hosts.items()})
+
+    def _write_record(self) -> None:
+        write_record(self.folders, self._record())
+
+
+def _describe(host: HostProcess) -> dict[str, Any]:
+    services = {name: vars(state) for name, state in host.services.items()}
+    return {"running": host.running, "init": host.init, "namespaces": host.namespaces, "services": services}
+
+
+async def supervise(spec: LabSpec, *, owned: bool) -> None:
+    """Hold the lab from start to end.
+
+    :raise KvmoveError: it could not be built, or not be removed.
+    """
+    supervisor = Supervisor(spec)
+    supervisor.claim_name()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop_asked.set)
+    if owned:
+        loop.add_reader(0, _watch_owner, supervisor)
+    try:
+        await _until_stop(supervisor, owned=owned)
+    finally:
+        await supervisor.stop()
+
+
+async def _until_stop(supervisor: Supervisor, *, owned: bool) -> None:
+    """Build the lab, tell that it is ready, wait for the end; an early wish to stop ends the building."""
+    building = asyncio.create_task(supervisor.start())
+    stopping = asyncio.create_task(supervisor.stop_asked.wait())
+    await asyncio.wait({building, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not building.done():
+        building.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await building
+        return
+    stopping.cancel()
+    await building
+    if not owned:
+        with supervisor.folders.supervisor_log.open("ab") as log:
+            os.dup2(log.fileno(), 2)
+    _tell({"ready": True})
+    await supervisor.stop_asked.wait()
+
+
+def _watch_owner(supervisor: Supervisor) -> None:
+    if not os.read(0, 4096):
+        asyncio.get_running_loop().remove_reader(0)
+        supervisor.stop_asked.set()
+
+
+def _tell(message: dict[str, Any]) -> None:
+    """The one line on standard output; then the pipe is given up, so that nobody has to keep reading it."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def _first_problem(error: BaseException) -> KvmoveError:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, KvmoveError):
+        return error
+    return LabFailed(f"the lab could not be built: {error!r}")
+
+
+@click.command()
+@click.option("--spec", required=True, help="the lab, as JSON")
+@click.option("--owned", is_flag=True, help="end when standard input closes")
+def main(spec: str, owned: bool) -> None:
+    """Hold one lab."""
+    try:
+        asyncio.run(supervise(LabSpec.model_validate_json(spec), owned=owned))
+    except Exception as error:
+        _tell({"problem": _first_problem(error).problem()})
+        raise
+
+
+if __name__ == "__main__":
+    main()
