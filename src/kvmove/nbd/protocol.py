@@ -1,0 +1,109 @@
+"""The NBD protocol's numbers and fixed layouts, as far as a mirror target needs them. PURE.
+
+Source: the NBD project's `doc/proto.md` (fixed newstyle negotiation, simple replies). Structured replies, extended
+headers, TLS and meta contexts are left out on purpose: the server is a private Unix socket of one QEMU, which only
+writes.
+"""
+
+from enum import IntEnum, IntFlag
+from struct import Struct
+from typing import NamedTuple
+
+from kvmove.errors import MoveFailed
+from kvmove.units import KIB, MIB
+
+
+class ProtocolError(MoveFailed):
+    """The client broke the protocol or a bound of ours; the connection must be closed, nothing of it is usable."""
+
+
+GREETING = Struct(">8sQH")
+CLIENT_FLAGS = Struct(">I")
+OPTION = Struct(">QII")
+OPTION_REPLY = Struct(">QIII")
+EXPORT_REPLY = Struct(">QH")
+INFO_EXPORT = Struct(">HQH")
+INFO_BLOCK_SIZE = Struct(">HIII")
+REQUEST = Struct(">IHHQQI")
+"""Magic, command flags, command, cookie, offset, length."""
+SIMPLE_REPLY = Struct(">IIQ")
+"""Magic, error, cookie."""
+
+INIT_MAGIC = b"NBDMAGIC"
+OPTION_MAGIC = 0x49484156454F5054
+OPTION_REPLY_MAGIC = 0x0003E889045565A9
+REQUEST_MAGIC = 0x25609513
+SIMPLE_REPLY_MAGIC = 0x67446698
+
+MAX_OPTION = 8 * KIB
+"""Longest option data that is read. An export name has 4096 bytes at most, OPT_GO adds a few info requests."""
+
+MAX_OPTIONS = 32
+"""Options in one negotiation. QEMU 7.2 sends two or three; an endless haggler is shut out."""
+
+MAX_PAYLOAD = 32 * MIB
+"""Longest write. The bound that every NBD implementation keeps; QEMU splits at what INFO_BLOCK_SIZE tells."""
+
+MIN_BLOCK = 1
+"""QEMU must send the guest's exact byte range. With 512 it would read the rest of a sector from the target first."""
+
+PREFERRED_BLOCK = 4096
+
+
+class HandshakeFlag(IntFlag):
+    FIXED_NEWSTYLE = 1
+    NO_ZEROES = 2
+
+
+class ExportFlag(IntFlag):
+    HAS_FLAGS = 1
+    SEND_FLUSH = 4
+    SEND_FUA = 8
+    SEND_TRIM = 32
+    SEND_WRITE_ZEROES = 64
+
+
+class Option(IntEnum):
+    EXPORT_NAME = 1
+    ABORT = 2
+    LIST = 3
+    INFO = 6
+    GO = 7
+
+
+class OptionReply(IntEnum):
+    ACK = 1
+    SERVER = 2
+    INFO = 3
+    ERR_UNSUP = 2**31 + 1
+    ERR_INVALID = 2**31 + 3
+    ERR_UNKNOWN = 2**31 + 6
+
+
+class Info(IntEnum):
+    EXPORT = 0
+    BLOCK_SIZE = 3
+
+
+# Plain integers, not an enumeration: they are compared for every request of the hot path.
+COMMAND_READ = 0
+COMMAND_WRITE = 1
+COMMAND_DISCONNECT = 2
+COMMAND_FLUSH = 3
+COMMAND_TRIM = 4
+COMMAND_WRITE_ZEROES = 6
+
+COMMAND_FLAG_NO_HOLE = 2
+
+
+class Export(NamedTuple):
+    """What the server offers: `size` in bytes; `offer_flush` whether QEMU shall send FLUSH at all."""
+
+    name: str
+    size: int
+    offer_flush: bool = False
+
+    @property
+    def flags(self) -> ExportFlag:
+        flags = ExportFlag.HAS_FLAGS | ExportFlag.SEND_FUA | ExportFlag.SEND_TRIM | ExportFlag.SEND_WRITE_ZEROES
+        return flags | ExportFlag.SEND_FLUSH if self.offer_flush else flags
