@@ -221,6 +221,7 @@ def test_a_dead_stream_that_is_not_fenced_is_found() -> None:
             super().lose_stream(stream)
             for disk in self.disks:
                 disk.regions.fenced(stream)
+            self._to_fence.clear()
 
     find_defect(Planted)
 
