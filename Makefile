@@ -1,10 +1,59 @@
 # The setup and the commands that a newcomer runs. Everything installs what it needs: Debian packages, a virtual
-# environment in .venv, a guest kernel in build/guest.
-PY := .venv/bin/python
+# environment in .venv, a guest kernel in build/guest. Results are written to build/results/<target>.json.
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+HOPS ?= 20
+OUTPUT ?= table
+DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux kmod xz-utils gcc libc6-dev python3-venv
+DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 
-.PHONY: check
-check:
-	.venv/bin/ruff format --check .
-	.venv/bin/ruff check .
-	.venv/bin/mypy
-	.venv/bin/lint-imports
+.PHONY: help setup packages guest demo test check unit integration soak compare clean
+
+help:
+	@echo "make demo      move a running VM between two hosts on this machine, and report what happened"
+	@echo "make test      lint, types, unit and integration tests"
+	@echo "make soak      HOPS=$(HOPS) moves there and back under full write load"
+	@echo "make compare   kvmove beside libvirt on one lab"
+	@echo "make setup     only what these need: packages, .venv, guest kernel"
+	@echo "make clean     remove .venv, build and caches"
+
+setup: packages $(VENV)/.ready guest
+
+packages:
+	@scripts/need-packages $(DEBIAN)
+
+$(VENV)/.ready: pyproject.toml constraints.txt scripts/make-venv
+	@scripts/make-venv $(VENV)
+	@touch $@
+
+guest: $(VENV)/.ready
+	@$(PY) -m kvmove.lab.guest.image build/guest
+
+demo: setup
+	@$(PY) -m kvmove lab demo --results build/results -o $(OUTPUT)
+
+soak: setup
+	@$(PY) -m kvmove lab soak --hops $(HOPS) --results build/results -o $(OUTPUT)
+
+compare: setup
+	@scripts/need-packages $(DEBIAN_LIBVIRT)
+	@$(PY) -m kvmove lab compare --results build/results -o $(OUTPUT)
+
+test: setup check unit integration
+
+check: $(VENV)/.ready
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+unit: $(VENV)/.ready
+	$(PY) -m pytest tests/unit
+
+integration: setup
+	$(PY) -m pytest tests/integration tests/faults
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
