@@ -24,6 +24,12 @@ class DatastoreInfo(Strict):
     free: int
 
 
+class HostDatastore(DatastoreInfo):
+    """A datastore together with the host that has it, as the manager lists them."""
+
+    host: Name
+
+
 class HostInfo(Strict):
     """A host as its agent reports it. `control` is the agent's address (`host:port`). Memory in bytes."""
 

@@ -86,6 +86,13 @@ class MovePlan(Strict):
     max_downtime_ms: int = 300
 
 
+class MoveCheck(Strict):
+    """The answer to a check that nothing blocks: what a move would do, and what to know before it starts."""
+
+    plan: MovePlan
+    warnings: tuple[str, ...] = ()
+
+
 class DiskProgress(Strict):
     """How far one disk is. Bytes; `copied` never falls but for a re-copy, which `recopied` counts."""
 

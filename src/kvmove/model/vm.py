@@ -80,6 +80,7 @@ class VmState(StrEnum):
     PAUSED = "paused"
     INCOMING = "incoming"  # a destination that waits for memory
     CRASHED = "crashed"  # should run, and its QEMU is gone
+    UNKNOWN = "unknown"  # its host does not answer; the manager says this, an agent never does
 
 
 class VmStatus(Strict):
@@ -92,3 +93,10 @@ class VmStatus(Strict):
     pid: int | None = None
     accelerator: str = ""
     move_id: str | None = None
+
+
+class VmPlacement(Strict):
+    """What an operator asks for when defining a VM: what it is, and on which host."""
+
+    host: Name
+    definition: VmDefinition

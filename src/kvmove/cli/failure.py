@@ -1,0 +1,37 @@
+"""Tells a person, or a program, what went wrong: one block on stderr, never a stack trace.
+
+    Error: The check before the start failed
+      why:   h2: datastore fast has 1.2 GiB free, the disks need 4.0 GiB
+      step:  preparing
+      VM:    running on h1
+      hint:  free 2.8 GiB on fast, or name another with --datastore
+
+Invariant: with `-o json` or `ndjson` stderr gets exactly one line for the failure, a problem+json object.
+"""
+
+import json
+import textwrap
+
+from rich.text import Text
+
+from kvmove.cli.output import Printer, printable
+from kvmove.errors import KvmoveError
+
+
+def show_failure(printer: Printer, error: KvmoveError) -> None:
+    """Put `error` on stderr in the form that the options ask for."""
+    if printer.options.machine_readable:
+        printer.err.file.write(json.dumps(error.problem(), ensure_ascii=False) + "\n")
+        return
+    printer.err.print(failure_block(error), soft_wrap=True)
+
+
+def failure_block(error: KvmoveError) -> Text:
+    """What failed, why, at which step, where the VM is now, and what to do; what is not known is left out."""
+    block = Text()
+    block.append("Error: ", "bold red").append(error.title, "bold")
+    for name, said in (("why", error.detail), ("step", error.step), ("VM", error.vm_state), ("hint", error.hint)):
+        if said:
+            lines = textwrap.indent(printable(said), " " * 9).lstrip()
+            block.append(f"\n  {name + ':':<7}", "bold").append(lines)
+    return block

@@ -1,0 +1,119 @@
+"""A move as it goes, for a person: a live picture on a terminal, a line a second elsewhere.
+
+`MoveView` is the picture; `kvmove move`, `kvmove task watch` and the lab's demo all draw it. It holds what was shown
+(`shown`) and draws what it is given; it asks nobody and keeps no clock.
+"""
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kvmove.cli.output import printable
+from kvmove.cli.shown import LINE, Shown, disk_words, follow, memory_words
+from kvmove.model.move import MoveProgress, NicProgress, Phase
+from kvmove.model.task import Task
+from kvmove.units import format_duration, format_rate, format_size
+
+_BAR_WIDTH = 28
+_UNHAPPY = {Phase.ABORTING: "being undone", Phase.ABORTED: "undone", Phase.IN_DOUBT: "in doubt", Phase.LOST: "lost"}
+
+
+class MoveView:
+    """The live picture of one move: `update` it with each new state of the task, and let Rich draw it."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._shown = Shown()
+        self.update(task)
+
+    def update(self, task: Task) -> None:
+        """Take in a newer state of the task."""
+        self._task = task
+        if task.progress is not None:
+            self._shown = follow(self._shown, task.progress)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._title()
+        progress = self._task.progress
+        if progress is None:
+            yield Text("waiting for the source's agent", style="dim")
+            return
+        yield _phase_line(progress.phase, self._shown.place)
+        yield Text()
+        yield self._bars(progress)
+        if progress.nics:
+            yield Text()
+            yield _nics(progress.nics)
+        yield Text()
+        yield Text(summary(progress, self._shown.percent), style="bold", overflow="fold")
+        if progress.message:
+            yield Text(printable(progress.message), style="yellow", overflow="fold")
+
+    def _title(self) -> Text:
+        task = self._task
+        return Text.assemble((task.vm, "bold"), f"  {task.source} → {task.destination}  ", (task.id, "dim"))
+
+    def _bars(self, progress: MoveProgress) -> Table:
+        made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        made.add_column(no_wrap=True)
+        made.add_column(width=_BAR_WIDTH)
+        made.add_column(justify="right", no_wrap=True)
+        made.add_column(justify="right", no_wrap=True)
+        made.add_column(style="yellow", overflow="fold")
+        for disk in progress.disks:
+            _bar(made, f"disk {disk.name}", self._shown.disks[disk.name], disk.total, disk_words(disk))
+        memory = progress.memory
+        _bar(made, "memory", self._shown.memory, memory.total, memory_words(memory))
+        return made
+
+
+def plain_line(progress: MoveProgress, percent: float) -> str:
+    """The move in one line, for where nothing can be drawn over: `12.4 s  copying disks  52.1 %  …`."""
+    words = [format_duration(progress.elapsed_seconds), phase_name(progress.phase), summary(progress, percent)]
+    words += [f"{disk.name} {said}" for disk in progress.disks if (said := disk_words(disk))]
+    if progress.message:
+        words.append(printable(progress.message))
+    return "  ".join(words)
+
+
+def summary(progress: MoveProgress, percent: float) -> str:
+    """The whole move in figures; a figure that is not known is left out rather than invented."""
+    words = [f"{percent:.1f} %"]
+    if progress.rate:
+        words.append(format_rate(progress.rate))
+    if progress.bytes_total:
+        words.append(f"{format_size(progress.bytes_done)} of {format_size(progress.bytes_total)}")
+    if progress.eta_seconds is not None:
+        words.append(f"about {format_duration(progress.eta_seconds)} left")
+    return "  ".join(words)
+
+
+def phase_name(phase: Phase) -> str:
+    """`copying disks`."""
+    return _UNHAPPY.get(phase, phase.value.replace("-", " "))
+
+
+def _phase_line(phase: Phase, place: int) -> Text:
+    line = Text(overflow="fold")
+    for index, step in enumerate(LINE):
+        sign, style = ("✓", "green") if index < place else ("●", "bold cyan") if index == place else ("○", "dim")
+        line.append(f"{sign} {phase_name(step)}   ", style)
+    if phase in _UNHAPPY:
+        line.append(f"✗ {phase_name(phase)}", "bold red")
+    return line
+
+
+def _bar(into: Table, name: str, share: float, total: int, words: str) -> None:
+    size = f"{format_size(share * total)} / {format_size(total)}" if total else ""
+    into.add_row(name, ProgressBar(total=1.0, completed=share), f"{share * 100:.0f} %", size, words)
+
+
+def _nics(nics: tuple[NicProgress, ...]) -> RenderableType:
+    made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    made.add_column("NIC")
+    for heading in ("rate", "sent", "streams"):
+        made.add_column(heading, justify="right")
+    for nic in nics:
+        made.add_row(nic.nic, format_rate(nic.rate), format_size(nic.sent), str(nic.streams))
+    return Group(made)

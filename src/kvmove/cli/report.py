@@ -1,0 +1,101 @@
+"""What a move was, as measured, for a person to read: `render_report` for the figures, `outcome` for the sentence.
+
+Invariant: every figure comes from the report; nothing is worked out here but shares of a sum.
+"""
+
+from collections.abc import Callable, Mapping
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kvmove.cli.output import facts
+from kvmove.cli.progress import phase_name
+from kvmove.model.move import DiskReport, MoveReport
+from kvmove.model.task import Task
+from kvmove.units import format_duration, format_size
+
+_SHARE_WIDTH = 20
+
+
+def render_report(report: MoveReport) -> RenderableType:
+    """The report as tables: time per phase, the downtime and its parts, bytes per NIC, memory, and each disk."""
+    parts: list[RenderableType] = [
+        _heading("Time", format_duration(report.seconds)),
+        _shares({phase_name(item.phase): item.seconds for item in report.phases}, format_duration),
+        Text(),
+        _heading("Downtime", _milliseconds(report.downtime_ms)),
+        _shares(report.switchover_ms, _milliseconds),
+        Text(),
+        _heading("Sent", format_size(sum(report.bytes_per_nic.values()))),
+        _shares({nic: float(sent) for nic, sent in sorted(report.bytes_per_nic.items())}, format_size),
+        Text(),
+        _heading("Memory", f"{format_size(report.memory_bytes)} in {_rounds(report.memory_rounds)}"),
+        _heading("Encrypted", "yes, TLS 1.3" if report.encrypted else "no"),
+    ]
+    for disk in report.disks:
+        parts += [Text(), _heading(f"Disk {disk.name}", format_size(disk.size)), _disk(disk)]
+    return Group(*parts)
+
+
+def outcome(task: Task) -> str:
+    """How a task ended, in one sentence."""
+    if task.report is None:
+        return f"{task.vm} moved from {task.source} to {task.destination}. (No report: the source's agent has none.)"
+    return (
+        f"{task.vm} moved from {task.source} to {task.destination} in {format_duration(task.report.seconds)}; "
+        f"it stood still for {_milliseconds(task.report.downtime_ms)}."
+    )
+
+
+def digest_words(disk: DiskReport) -> str:
+    """Whether both disks were the same at the switchover; empty when nobody compared them."""
+    if not disk.source_digest and not disk.destination_digest:
+        return ""
+    if disk.source_digest == disk.destination_digest:
+        return f"equal on both sides: {disk.source_digest}"
+    return f"DIFFERENT: source {disk.source_digest or 'none'}, destination {disk.destination_digest or 'none'}"
+
+
+def _disk(disk: DiskReport) -> Table:
+    digest = digest_words(disk)
+    return facts(
+        {
+            "  data sent": format_size(disk.data_sent),
+            "  zeroes skipped": format_size(disk.zeroes_skipped),
+            "  guest writes forwarded": format_size(disk.writes_forwarded),
+            "  guest writes ignored": _ignored(disk),
+            "  copied again": format_size(disk.recopied) if disk.recopied else "",
+            "  mode changes": "\n".join(disk.mode_changes),
+            "  verified": Text(digest, style="bold red" if digest.startswith("DIFF") else "green"),
+        }
+    )
+
+
+def _ignored(disk: DiskReport) -> str:
+    """Ignored needs a reason, or it reads as a loss."""
+    return f"{format_size(disk.writes_ignored)} (the copy had yet to come there)" if disk.writes_ignored else "none"
+
+
+def _heading(name: str, value: str) -> Text:
+    return Text.assemble((f"{name}  ", "bold"), value)
+
+
+def _shares(values: Mapping[str, float], render: Callable[[float], str]) -> Table:
+    """A line for each value, with a bar for its share of their sum."""
+    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True)
+    made.add_column(justify="right", no_wrap=True)
+    made.add_column(style="cyan", no_wrap=True)
+    whole = sum(values.values()) or 1.0
+    for name, value in values.items():
+        made.add_row(f"  {name}", render(value), "█" * round(value / whole * _SHARE_WIDTH))
+    return made
+
+
+def _milliseconds(milliseconds: float) -> str:
+    return f"{milliseconds:.1f} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"
+
+
+def _rounds(rounds: int) -> str:
+    return f"{rounds} round{'' if rounds == 1 else 's'}"

@@ -1,0 +1,92 @@
+"""How each kind of thing looks in a list: its columns, its name for `-o name`, and what to say when there is none."""
+
+from datetime import datetime
+
+from rich.text import Text
+
+from kvmove.cli.output import Cells, Listing
+from kvmove.cli.progress import phase_name
+from kvmove.model.host import HostStatus
+from kvmove.model.task import Task, TaskState
+from kvmove.model.vm import VmState, VmStatus
+from kvmove.units import format_rate, format_size
+
+_VM_STYLE = {VmState.RUNNING: "green", VmState.CRASHED: "bold red", VmState.UNKNOWN: "yellow", VmState.OFF: "dim"}
+_TASK_STYLE = {
+    TaskState.RUNNING: "cyan",
+    TaskState.SUCCEEDED: "green",
+    TaskState.FAILED: "red",
+    TaskState.CANCELLED: "yellow",
+    TaskState.ATTENTION: "bold red",
+}
+
+
+def vm_state(vm: VmStatus) -> Text:
+    """`running`, or `running, moving`, in the colour that fits."""
+    return Text(f"{vm.state}{', moving' if vm.move_id else ''}", style=_VM_STYLE.get(vm.state, ""))
+
+
+def task_state(task: Task) -> Text:
+    """The state in its colour."""
+    return Text(task.state, style=_TASK_STYLE[task.state])
+
+
+def local_time(rfc3339: str | None) -> str:
+    """A time of the API as the clock on the wall here; empty for none."""
+    return datetime.fromisoformat(rfc3339).astimezone().strftime("%Y-%m-%d %H:%M:%S") if rfc3339 else ""
+
+
+def host_words(host: HostStatus) -> Text:
+    """`up`, or why not."""
+    return Text("up", style="green") if host.reachable else Text(f"no answer: {host.reason}", style="red")
+
+
+def vm_row(vm: VmStatus) -> Cells:
+    definition = vm.definition
+    return {
+        "name": definition.name,
+        "state": vm_state(vm),
+        "host": vm.host,
+        "vcpus": str(definition.vcpus),
+        "memory": format_size(definition.memory),
+        "disks": ", ".join(f"{disk.name} {format_size(disk.size)}" for disk in definition.disks) or "none",
+        "uuid": str(definition.uuid),
+    }
+
+
+def _host_row(host: HostStatus) -> Cells:
+    info = host.info
+    return {
+        "name": host.name,
+        "state": host_words(host),
+        "control": host.control,
+        "memory free": f"{format_size(info.memory_free)} of {format_size(info.memory_total)}" if info else "",
+        "migration NICs": ", ".join(nic_words(nic.name, nic.speed) for nic in info.nics) if info else "",
+        "accelerator": info.accelerator if info else "",
+        "QEMU": info.qemu_version if info else "",
+    }
+
+
+def nic_words(name: str, speed: int) -> str:
+    """`mig0 119.2 MiB/s`; the speed is left out when it is not known."""
+    return f"{name} {format_rate(speed)}" if speed else name
+
+
+def _task_row(task: Task) -> Cells:
+    progress = task.progress
+    return {
+        "id": task.id,
+        "kind": task.kind,
+        "VM": task.vm,
+        "from": task.source,
+        "to": task.destination,
+        "state": task_state(task),
+        "phase": f"{phase_name(progress.phase)} {progress.percent:.0f} %" if progress and not task.ended_state else "",
+        "started": local_time(task.started),
+        "ended": local_time(task.ended),
+    }
+
+
+VMS = Listing(vm_row, lambda vm: vm.definition.name, "No VMs. Define one: kvmove vm define FILE --host HOST")
+HOSTS = Listing(_host_row, lambda host: host.name, "No hosts. List them in manager.toml: [[host]] name, control")
+TASKS = Listing(_task_row, lambda task: task.id, "No tasks yet. Move a VM: kvmove move VM HOST")

@@ -1,0 +1,59 @@
+"""Who may do what on the manager: one table, and everything that is not in it is refused.
+
+Invariant: the table is looked at before any route, so a new route is closed until its prefix is listed here.
+It does not look at what an agent says in a request: the registry's routes check that against its name.
+"""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kvmove.errors import KvmoveError, NotAllowed
+from kvmove.manager.answers import problem_response
+from kvmove.manager.peer import peer_of_scope
+from kvmove.pki.identity import Identity, Role
+
+_EVERYONE = frozenset(Role)
+
+ALLOWED: tuple[tuple[str, frozenset[Role]], ...] = (
+    ("/api/", frozenset({Role.OPERATOR})),
+    ("/registry/", frozenset({Role.AGENT})),
+    ("/openapi.json", frozenset({Role.OPERATOR})),
+    ("/healthz", _EVERYONE),
+)
+"""Path prefix and the roles that it is open to."""
+
+
+def check_access(peer: Identity | None, path: str) -> None:
+    """Return when `peer` may ask for `path`.
+
+    :raise NotAllowed: a stranger, a role that the path is not open to, or a path that is open to nobody.
+    """
+    if peer is None:
+        raise NotAllowed(
+            "This connection carries no certificate of this installation.",
+            hint="As root use the manager's Unix socket; elsewhere an operator's certificate (kvmove pki issue).",
+        )
+    for prefix, roles in ALLOWED:
+        if path.startswith(prefix):
+            if peer.role in roles:
+                return
+            break
+    raise NotAllowed(
+        f"{peer.role.capitalize()} {peer.name} may not use {path}.",
+        hint="Operators use /api; agents use /registry.",
+    )
+
+
+class Gate:
+    """ASGI middleware around the whole application: `check_access` for each request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                check_access(peer_of_scope(scope), scope["path"])
+            except KvmoveError as error:
+                await problem_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

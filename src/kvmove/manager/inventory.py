@@ -1,0 +1,150 @@
+"""What there is: hosts, VMs and datastores, as the agents report them.
+
+Each agent is asked every few seconds and whenever someone looks. Invariant: a host that does not answer says so and
+why, its VMs are shown as `unknown` rather than as they were, and it delays nobody: it is asked again in the
+background alone until it answers.
+
+The inventory only reads. Who may run a VM is the registry's to say, not what is seen here.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from kvmove.errors import KvmoveError, NotFound, Unreachable
+from kvmove.manager.agents import Agent, Connect
+from kvmove.manager.lookup import did_you_mean, find_vm, one_place_each
+from kvmove.model.host import HostInfo, HostStatus
+from kvmove.model.move import HostRef
+from kvmove.model.vm import VmState, VmStatus
+
+_LOG = logging.getLogger(__name__)
+
+POLL_SECONDS = 3.0
+ANSWER_SECONDS = 3.0  # a healthy agent answers in milliseconds, and slower than this is of no use to a person who waits
+
+
+@dataclass
+class _Seen:
+    """One host: what its agent said last, and whether it says anything now. `asking` is the question under way."""
+
+    ref: HostRef
+    agent: Agent
+    info: HostInfo | None = None
+    vms: Sequence[VmStatus] = ()
+    reason: str = "has not been asked yet"
+    asking: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def reachable(self) -> bool:
+        return not self.reason
+
+
+class Inventory:
+    """The hosts of the configuration and what is on them. Lives on one event loop."""
+
+    def __init__(self, hosts: Sequence[HostRef], connect: Connect, poll_seconds: float = POLL_SECONDS) -> None:
+        self._hosts = {ref.name: _Seen(ref, connect(ref)) for ref in hosts}
+        self._poll_seconds = poll_seconds
+
+    async def run(self) -> None:
+        """Ask every agent again and again, until cancelled."""
+        while True:
+            await asyncio.gather(*(self._ask(seen) for seen in self._hosts.values()))
+            await asyncio.sleep(self._poll_seconds)
+
+    async def refresh(self) -> None:
+        """Ask all hosts that answered last time, or were never asked, once more; returns when they have answered."""
+        ready = [seen for seen in self._hosts.values() if seen.reachable or seen.info is None]
+        await asyncio.gather(*(self._ask(seen) for seen in ready))
+
+    def hosts(self) -> list[HostStatus]:
+        """All hosts by name, with the reason where one does not answer."""
+        return [_status(seen) for _, seen in sorted(self._hosts.items())]
+
+    def host(self, name: str) -> HostStatus:
+        """The host `name`.
+
+        :raise NotFound: with a hint at close names.
+        """
+        return _status(self._seen(name))
+
+    def vms(self) -> list[VmStatus]:
+        """All VMs by name, each once; those on a host that does not answer are `unknown`."""
+        return one_place_each(vm for seen in self._hosts.values() for vm in _vms(seen))
+
+    def vm(self, text: str, *, exact: bool = False) -> VmStatus:
+        """The VM that `text` names; see `lookup.find_vm`. A host that does not answer is named in the hint.
+
+        :raise NotFound: no VM is called so, or begins so.
+        :raise InvalidInput: more than one is.
+        """
+        try:
+            return find_vm(self.vms(), text, exact=exact)
+        except NotFound as error:
+            silent = [name for name, seen in sorted(self._hosts.items()) if not seen.reachable]
+            if not silent:
+                raise
+            hint = f"{error.hint} {', '.join(silent)} does not answer; VMs there may be missing.".strip()
+            raise NotFound(error.detail, hint=hint) from error
+
+    def agent(self, name: str) -> Agent:
+        """The client of the agent of host `name`, whether it answers or not.
+
+        :raise NotFound: no such host.
+        """
+        return self._seen(name).agent
+
+    def answering(self, name: str) -> HostInfo:
+        """What host `name` last said of itself, if it answers now.
+
+        :raise NotFound: no such host.
+        :raise Unreachable: it does not answer; the reason is in the sentence.
+        """
+        seen = self._seen(name)
+        if seen.info is None or not seen.reachable:
+            raise Unreachable(
+                f"Host {name} does not answer: {seen.reason}.",
+                hint=f"Look on {name}: systemctl status kvmove-agent. Its control address is {seen.ref.control}.",
+            )
+        return seen.info
+
+    def _seen(self, name: str) -> _Seen:
+        seen = self._hosts.get(name)
+        if seen is None:
+            raise NotFound(f"There is no host {name!r}.", hint=did_you_mean(name, self._hosts))
+        return seen
+
+    async def _ask(self, seen: _Seen) -> None:
+        """One question at a time for each host; whoever comes meanwhile waits for the same answer."""
+        if seen.asking is None or seen.asking.done():
+            seen.asking = asyncio.create_task(_question(seen), name=f"inventory {seen.ref.name}")
+        await asyncio.shield(seen.asking)
+
+
+async def _question(seen: _Seen) -> None:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            info, vms = await seen.agent.host(), await seen.agent.vms()
+    except TimeoutError:
+        reason = f"no answer within {ANSWER_SECONDS:.0f} s"
+    except KvmoveError as error:
+        reason = error.detail.rstrip(".")
+    else:
+        seen.info, seen.vms, reason = info, vms, ""
+    if reason != seen.reason:
+        _LOG.info("host %s %s", seen.ref.name, f"does not answer: {reason}" if reason else "answers")
+    seen.reason = reason
+
+
+def _status(seen: _Seen) -> HostStatus:
+    return HostStatus(
+        name=seen.ref.name, control=seen.ref.control, reachable=seen.reachable, info=seen.info, reason=seen.reason
+    )
+
+
+def _vms(seen: _Seen) -> Sequence[VmStatus]:
+    if seen.reachable:
+        return seen.vms
+    return [vm.model_copy(update={"state": VmState.UNKNOWN, "pid": None}) for vm in seen.vms]

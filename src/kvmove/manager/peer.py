@@ -1,0 +1,68 @@
+"""Who is at the other end of a connection to the manager.
+
+uvicorn hands the application no client certificate, so its HTTP protocol is extended by the one thing we need: the
+identity is read once per connection, from the TLS session or from the Unix socket, and travels with every request.
+
+Invariant: a request carries an identity only if the kernel (Unix socket) or the TLS handshake vouched for it;
+nothing in a request (path, header, body) can set it. This file decides who it is, never what it may do: see `gate`.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from typing import Any, cast
+
+from fastapi import Request
+from starlette.types import Scope
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from kvmove.errors import NotAllowed
+from kvmove.pki.identity import Identity, Role, peer_identity
+
+_LOG = logging.getLogger(__name__)
+_UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of socket(7)
+
+
+class IdentifyingProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 with the peer's identity in each request's `scope["state"]["peer"]`; None is a stranger."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))
+        self.app_state = {**self.app_state, "peer": identify(transport)}
+
+
+def identify(transport: asyncio.BaseTransport) -> Identity | None:
+    """The identity that the kernel or the TLS handshake vouches for; None when there is none."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None and connection.family == socket.AF_UNIX:
+        return _local_user(connection)
+    try:
+        return peer_identity(transport.get_extra_info("peercert"))
+    except NotAllowed as error:
+        _LOG.warning("A connection without a usable identity: %s", error.detail)
+        return None
+
+
+def _local_user(connection: Any) -> Identity | None:
+    """Root (and whoever runs this manager) is an operator: they could read the manager's own keys anyway."""
+    _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Identity(Role.OPERATOR, "root") if uid in (0, os.geteuid()) else None
+
+
+def peer_of_scope(scope: Scope) -> Identity | None:
+    """The identity that came with an ASGI request, None for a stranger."""
+    peer = scope.get("state", {}).get("peer")
+    return peer if isinstance(peer, Identity) else None
+
+
+def peer_of(request: Request) -> Identity:
+    """The identity of the peer that sent `request`; usable as a FastAPI dependency.
+
+    :raise NotAllowed: the connection has none.
+    """
+    peer = peer_of_scope(request.scope)
+    if peer is None:
+        raise NotAllowed("This connection carries no certificate of this installation.")
+    return peer

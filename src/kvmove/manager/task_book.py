@@ -1,0 +1,133 @@
+"""The book of tasks: who asks sees the present state, who watches sees every change that is still of interest.
+
+Invariants:
+- A task's revision grows with each change and never falls, not over a restart either: a change that is not on disk
+  is at most `_UNSAVED` revisions ahead of the disk, and a restart skips that many.
+- An ended task never changes. The newest `keep` of them stay, running ones always do.
+- A watcher that is slow misses states in between, never the last one.
+
+What a task's state should be is not decided here: see `moves` and `verdict`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+from kvmove.errors import InvalidInput, NotFound
+from kvmove.manager.task_store import TaskStore
+from kvmove.model.task import Task
+
+_UNSAVED = 100
+
+
+class TaskBook:
+    """All tasks, in memory and on disk. Lives on one event loop; `open` it there."""
+
+    def __init__(self, store: TaskStore, keep: int = 1000) -> None:
+        self._store = store
+        self._keep = keep
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="tasks")
+        self._tasks: dict[str, Task] = {}
+        self._saved: dict[str, Task] = {}
+        self._changed: dict[str, asyncio.Event] = {}
+        self._closing = False
+
+    async def open(self) -> Self:
+        """Read what is on disk."""
+        loop = asyncio.get_running_loop()
+        for task in await loop.run_in_executor(self._writer, self._store.load):
+            revision = task.revision if task.ended_state else task.revision + _UNSAVED + 1
+            self._tasks[task.id] = task.model_copy(update={"revision": revision})
+        return self
+
+    async def close(self) -> None:
+        """End all watchers and close the file. No task changes its state by this."""
+        self._closing = True
+        for event in self._changed.values():
+            event.set()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writer, self._store.close)
+        self._writer.shutdown()
+
+    def all(self) -> list[Task]:
+        """All tasks, newest first."""
+        return sorted(self._tasks.values(), key=lambda task: (task.started, task.id), reverse=True)
+
+    def running(self) -> list[Task]:
+        """The tasks that have not ended, newest first."""
+        return [task for task in self.all() if not task.ended_state]
+
+    def get(self, text: str) -> Task:
+        """The task with the id `text`, or the only one whose id begins so.
+
+        :raise NotFound: none.
+        :raise InvalidInput: more than one begins so.
+        """
+        if text in self._tasks:
+            return self._tasks[text]
+        found = [task for key, task in self._tasks.items() if text and key.startswith(text)]
+        if len(found) > 1:
+            raise InvalidInput(f"{len(found)} tasks begin with {text!r}.", hint="Write more of the id.")
+        if not found:
+            raise NotFound(f"There is no task {text!r}.", hint="kvmove task list shows them all.")
+        return found[0]
+
+    async def add(self, task: Task) -> Task:
+        """Take up a new task; it is on disk when this returns."""
+        self._tasks[task.id] = task
+        await self._save(task)
+        return task
+
+    async def change(self, task_id: str, **fields: Any) -> Task:
+        """Change fields of a task and tell the watchers. Nothing happens when nothing differs, or when it has ended.
+
+        Each change of the state or the phase is on disk when this returns; of a percentage, not always.
+        """
+        task = self._tasks[task_id]
+        if task.ended_state or all(getattr(task, name) == value for name, value in fields.items()):
+            return task
+        task = task.model_copy(update={**fields, "revision": task.revision + 1})
+        self._tasks[task_id] = task
+        self._changed.pop(task_id, asyncio.Event()).set()
+        if self._matters(task):
+            await self._save(task)
+        if task.ended_state:
+            await self._forget_old()
+        return task
+
+    async def watch(self, task_id: str, after: int = -1) -> AsyncIterator[Task]:
+        """The task as it is (when newer than revision `after`) and then each change, until it ends or `close`."""
+        if after > self.get(task_id).revision:
+            after = -1
+        while not self._closing and task_id in self._tasks:
+            changed = self._changed.setdefault(task_id, asyncio.Event())
+            task = self._tasks[task_id]
+            if task.revision > after:
+                after = task.revision
+                yield task
+            elif task.ended_state:
+                return
+            else:
+                await changed.wait()
+
+    async def _forget_old(self) -> None:
+        ended = [task for task in self.all() if task.ended_state]
+        for task in ended[self._keep :]:
+            del self._tasks[task.id]
+            self._saved.pop(task.id, None)
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._store.delete, task.id)
+
+    def _matters(self, task: Task) -> bool:
+        saved = self._saved.get(task.id)
+        if saved is None or task.revision - saved.revision >= _UNSAVED:
+            return True
+        return (task.state, _phase(task), task.vm_state) != (saved.state, _phase(saved), saved.vm_state)
+
+    async def _save(self, task: Task) -> None:
+        self._saved[task.id] = task
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._store.save, task)
+
+
+def _phase(task: Task) -> str:
+    return task.progress.phase if task.progress else ""
