@@ -1,0 +1,191 @@
+"""The embedded engine: one SQLite file of the manager. All SQL of the registry is here.
+
+Invariant: a change is on stable storage before it is answered. Journal mode WAL with `synchronous=FULL` syncs the log
+at each commit; the default rollback journal with FULL does not sync the folder after the journal's removal, so a power
+loss could take back a commit that was answered (https://www.sqlite.org/pragma.html#pragma_synchronous).
+
+One thread owns the connection; calls queue up to it. The rules of change are in `ownership`, not here. A released VM's
+epoch is kept for good, so that a request from its former life finds no record it could match.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from kvmove.errors import Unreachable
+from kvmove.model.ownership import Ownership
+from kvmove.registry import ownership
+
+T = TypeVar("T")
+Records = list[Ownership]
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS ownership (
+    vm TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    epoch INTEGER NOT NULL CHECK (epoch > 0),
+    state TEXT NOT NULL,
+    move_id TEXT,
+    destination TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS released (
+    vm TEXT PRIMARY KEY,
+    epoch INTEGER NOT NULL
+) STRICT;
+"""
+_COLUMNS = "vm, owner, epoch, state, move_id, destination"
+_BUSY_SECONDS = 5.0
+
+
+class SqliteRegistry:
+    """The registry in the file `path`, which is made (0600) when it is missing.
+
+    A call that is cancelled may have taken effect, as may one that raised Unreachable.
+
+    :raise Unreachable: the file cannot be opened, is no database, or was written by a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="registry")
+        try:
+            self._connection = self._thread.submit(self._open).result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
+
+    async def get(self, vm: UUID) -> Ownership | None:
+        return await self._run(lambda: self._load(vm))
+
+    async def list(self) -> list[Ownership]:
+        return await self._run(self._load_all)
+
+    async def claim(self, vm: UUID, host: str) -> Ownership:
+        return await self._run(lambda: self._claim(vm, host))
+
+    async def swap(self, expected: Ownership, new: Ownership) -> Ownership:
+        return await self._run(lambda: self._swap(expected, new))
+
+    async def release(self, expected: Ownership) -> None:
+        await self._run(lambda: self._release(expected))
+
+    async def close(self) -> None:
+        try:
+            self._thread.submit(self._connection.close)
+        except RuntimeError:
+            return  # closed already
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
+        except RuntimeError as error:
+            raise Unreachable(f"the registry {self._path} is closed") from error
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except (sqlite3.Error, ValidationError) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> Unreachable:
+        return Unreachable(
+            f"the registry's database {self._path} failed: {error}",
+            hint="look at the manager's disk (space, errors); whether the last change took effect must be read",
+        )
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.close(descriptor)
+            connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise self._failed(error) from error
+        try:
+            self._prepare(connection)
+            _sync_folder(self._path.parent)
+        except (OSError, sqlite3.Error) as error:
+            connection.close()
+            raise self._failed(error) from error
+        except Unreachable:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, SCHEMA_VERSION):
+            raise Unreachable(
+                f"the registry's database {self._path} has version {version}; this program knows {SCHEMA_VERSION}",
+                hint="run the version of kvmove that wrote it",
+            )
+        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+
+    def _load(self, vm: UUID) -> Ownership | None:
+        query = f"SELECT {_COLUMNS} FROM ownership WHERE vm = ?"
+        row = self._connection.execute(query, (str(vm),)).fetchone()
+        return None if row is None else _record(row)
+
+    def _load_all(self) -> Records:
+        return [_record(row) for row in self._connection.execute(f"SELECT {_COLUMNS} FROM ownership ORDER BY vm")]
+
+    def _claim(self, vm: UUID, host: str) -> Ownership:
+        with self._change():
+            row = self._connection.execute("SELECT epoch FROM released WHERE vm = ?", (str(vm),)).fetchone()
+            return self._store(ownership.claim(self._load(vm), vm, host, last_epoch=0 if row is None else row[0]))
+
+    def _swap(self, expected: Ownership, new: Ownership) -> Ownership:
+        with self._change():
+            return self._store(ownership.compare_and_swap(self._load(expected.vm), expected, new))
+
+    def _release(self, expected: Ownership) -> None:
+        with self._change():
+            ownership.check_release(self._load(expected.vm), expected)
+            vm = str(expected.vm)
+            self._connection.execute("INSERT OR REPLACE INTO released VALUES (?, ?)", (vm, expected.epoch))
+            self._connection.execute("DELETE FROM ownership WHERE vm = ?", (vm,))
+
+    def _store(self, record: Ownership) -> Ownership:
+        self._connection.execute(
+            f"INSERT OR REPLACE INTO ownership ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
+            (str(record.vm), record.owner, record.epoch, record.state, record.move_id, record.destination),
+        )
+        return record
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """One transaction that holds the write lock from its first read on."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+def _record(row: tuple[object, ...]) -> Ownership:
+    return Ownership.model_validate(dict(zip(_COLUMNS.split(", "), row, strict=True)))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the file's name durable, not only its content."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
