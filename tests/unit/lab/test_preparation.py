@@ -1,0 +1,53 @@
+"""The files of a lab: the configurations are such that the programs that read them accept them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kvmove.lab import folders as folders_module
+from kvmove.lab.folders import WORLD, LabFolders
+from kvmove.lab.host_init import read_config
+from kvmove.lab.preparation import host_config, prepare
+from kvmove.lab.spec import DatastoreSpec, LabSpec
+from kvmove.manager.config import load_config
+
+SPEC = LabSpec(name="files", nics=(125_000_000, 0), datastore=DatastoreSpec(kind="folder"))
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LabFolders:
+    monkeypatch.setattr(folders_module, "VAR", tmp_path / "var")
+    monkeypatch.setattr(folders_module, "RUN", tmp_path / "run")
+    return LabFolders("files")
+
+
+def test_the_manager_accepts_its_configuration(folders: LabFolders) -> None:
+    prepare(SPEC, folders)
+    config = load_config(folders.host(WORLD) / "manager.toml")
+    assert [(host.name, host.control) for host in config.hosts] == [
+        ("h1", "10.90.0.11:7441"),
+        ("h2", "10.90.0.12:7441"),
+    ]
+    assert config.socket == folders.manager_socket
+
+
+def test_every_party_has_its_keys(folders: LabFolders) -> None:
+    prepare(SPEC, folders)
+    for party in ("h1", "h2", "manager", "operator"):
+        assert {path.name for path in folders.pki(party).iterdir()} == {"ca.pem", "cert.pem", "key.pem"}
+
+
+def test_a_bare_lab_has_neither_keys_nor_agents(folders: LabFolders) -> None:
+    prepare(SPEC.model_copy(update={"bare": True}), folders)
+    assert not (folders.var / "pki").exists()
+    assert read_config(host_config(folders, "h1")).services == []
+
+
+def test_each_host_gets_its_own_disk_at_one_path(folders: LabFolders) -> None:
+    prepare(SPEC, folders)
+    mounts = [json.loads(host_config(folders, name).read_text())["mounts"] for name in ("h1", "h2")]
+    sources = [mount[0][-2] for mount in mounts]
+    targets = [mount[0][-1] for mount in mounts]
+    assert len(set(sources)) == 2
+    assert set(targets) == {str(folders.datastore())}
