@@ -34,7 +34,7 @@ class Identity(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.role} {self.name}"
+        return self.role.value if self.role is Role.MANAGER else f"{self.role} {self.name}"
 
     @property
     def dns_name(self) -> str:

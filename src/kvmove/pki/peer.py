@@ -181,10 +181,11 @@ class Peer:
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
     """The TLS error that `error` is, holds or was raised from."""
     while error is not None:
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):  # a TLS error by type, without its fields
+            error = error.certificate_error
+        elif isinstance(error, aiohttp.ClientConnectorError):
+            error = error.os_error
         if isinstance(error, ssl.SSLError):
             return error
-        if isinstance(error, aiohttp.ClientConnectorCertificateError):
-            inner = error.certificate_error
-            return inner if isinstance(inner, ssl.SSLError) else None
         error = error.__cause__
     return None
