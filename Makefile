@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 HOPS ?= 20
 OUTPUT ?= table
-DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux kmod xz-utils gcc libc6-dev python3-venv
+DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux gcc libc6-dev python3-venv
 DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 
 .PHONY: help setup packages guest demo test check unit integration soak compare clean
@@ -27,7 +27,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt scripts/make-venv
 	@scripts/make-venv $(VENV)
 	@touch $@
 
-guest: $(VENV)/.ready
+guest: $(VENV)/.ready packages
+	@test -e build/guest/vmlinuz || apt-get --quiet update >/dev/null
 	@$(PY) -m kvmove.lab.guest.image build/guest
 
 demo: setup
