@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from kvmove.disk.extents import Extent
 from kvmove.mover import bulk_copy
 from kvmove.mover.bulk_copy import BufferPool, BulkFrame, region_frames
 from kvmove.mover.dispatcher import Dispatcher, Limits, WritePiece
@@ -38,10 +39,10 @@ class ModelDisk:
     def fileno(self) -> int:
         return -1
 
-    def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
-        for start in range(offset, offset + length, GRAIN):
-            size = min(GRAIN, offset + length - start)
-            yield start, size, any(self.content[start : start + size])
+    def extents(self, start: int, end: int) -> Iterator[Extent]:
+        for at in range(start, end, GRAIN):
+            size = min(GRAIN, end - at)
+            yield Extent(at, size, any(self.content[at : at + size]))
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         buffer[:] = self.content[offset : offset + len(buffer)]

@@ -12,28 +12,28 @@ Deliberately not here: which region, which stream (dispatcher), sending (sender)
 
 from __future__ import annotations
 
-import mmap
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from kvmove.disk.extents import GRANULARITY, split_zeroes
+from kvmove.disk.raw_file import aligned_buffer
 from kvmove.wire import frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kvmove.disk.extents import Extent
     from kvmove.mover.region_map import RegionCopy
 
 CHUNK = 256 * 1024
 """Bytes of a bulk frame: 2 ms of a 1 Gbit/s wire, so that a mirrored write need not wait long behind one."""
 
-ZERO_GRAIN = 64 * 1024
-"""Bytes in which stored zeroes are looked for: the smallest hole worth a frame, and a multiple of any block size."""
+ZERO_GRAIN = GRANULARITY
+"""Bytes in which stored zeroes are looked for."""
 
 SMALL = 64 * 1024
 """Data below this size is copied out of its buffer, so that short extents do not hold whole buffers."""
-
-_ZEROES = bytes(ZERO_GRAIN)
 
 
 class SourceDisk(Protocol):
@@ -48,8 +48,8 @@ class SourceDisk(Protocol):
 
     def fileno(self) -> int: ...
 
-    def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
-        """(offset, length, is data) in order, covering the range without gaps."""
+    def extents(self, start: int, end: int) -> Iterator[Extent]:
+        """Data and holes of [start, end) in order, without gaps, looked up as they are asked for."""
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset`.
@@ -63,7 +63,7 @@ class Buffer:
 
     def __init__(self, pool: BufferPool) -> None:
         self._pool = pool
-        self.view = memoryview(mmap.mmap(-1, CHUNK))
+        self.view = aligned_buffer(CHUNK)
 
     def release(self) -> None:
         self._pool.free.append(self)
@@ -99,7 +99,7 @@ def region_frames(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, *, use_s
 
     With `use_sendfile` data goes from the page cache to the socket without us, but for places that look like zeroes.
     """
-    for offset, length, is_data in disk.extents(copy.offset, copy.length):
+    for offset, length, is_data in disk.extents(copy.offset, copy.offset + copy.length):
         if not is_data:
             if not copy.untouched:
                 yield BulkFrame(frames.zeroes(copy.disk, offset, length))
@@ -122,8 +122,8 @@ def _read_chunk(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, extent: tu
     buffer = pool.take()
     view = buffer.view[:size]
     disk.read_into(view, start)
-    runs = split_zeroes(view)
-    if len(runs) == 1 and not runs[0][2] and size >= SMALL:
+    runs = split_zeroes(view, ZERO_GRAIN)
+    if len(runs) == 1 and not runs[0].is_zero and size >= SMALL:
         yield BulkFrame(frames.data_header(copy.disk, start, size), view, buffer)
         return
     pieces = [
@@ -135,16 +135,3 @@ def _read_chunk(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, extent: tu
             yield BulkFrame(frames.data_header(copy.disk, start + begin, length), data)
         elif not copy.untouched:
             yield BulkFrame(frames.zeroes(copy.disk, start + begin, length))
-
-
-def split_zeroes(view: memoryview) -> list[tuple[int, int, bool]]:
-    """Cut `view` into runs of grains that are all zero or not: (start, length, is zero), covering it in order."""
-    runs: list[tuple[int, int, bool]] = []
-    for start in range(0, len(view), ZERO_GRAIN):
-        grain = view[start : start + ZERO_GRAIN]
-        is_zero = not any(grain[:16]) and grain.tobytes() == _ZEROES[: len(grain)]
-        if runs and runs[-1][2] == is_zero:
-            runs[-1] = (runs[-1][0], runs[-1][1] + len(grain), is_zero)
-        else:
-            runs.append((start, len(grain), is_zero))
-    return runs

@@ -7,6 +7,7 @@ Every frame begins with a header of 16 bytes, big-endian: kind (1), flags (1), d
     ZEROES   source       none           length bytes at offset of the disk are zero; a hole where the storage can
     FENCE    source       none           stop stream `offset`; once acknowledged, nothing more of it is applied
     ACK      destination  none           all frames up to number `offset` (counted from 1) of this stream are applied
+    FAILED   destination  length bytes   UTF-8: why the destination cannot go on with this move (disk full, I/O error)
 
 A stream applies its frames in order; acknowledged means applied. The frame's number is not sent: both count.
 """
@@ -23,6 +24,9 @@ HEADER_SIZE = HEADER.size
 MAX_PAYLOAD = 1024 * 1024
 """Largest payload of a frame, bytes: bounds what a receiver must hold; the sender's chunks are smaller."""
 
+MAX_REASON = 1024
+"""Largest text of a FAILED frame, bytes."""
+
 
 class FrameKind(IntEnum):
     INVALID = 0
@@ -30,6 +34,7 @@ class FrameKind(IntEnum):
     ZEROES = 2
     FENCE = 3
     ACK = 4
+    FAILED = 5
 
 
 class Frame(NamedTuple):
@@ -61,14 +66,19 @@ def ack(count: int) -> bytes:
     return HEADER.pack(FrameKind.ACK, 0, 0, 0, count)
 
 
+def failed(reason: str) -> bytes:
+    text = reason.encode()[:MAX_REASON]
+    return HEADER.pack(FrameKind.FAILED, 0, 0, len(text), 0) + text
+
+
 def decode(buffer: bytes | bytearray | memoryview, start: int = 0) -> Frame:
     """Decode the header at `start` of `buffer`, which holds at least 16 bytes from there.
 
     :raise FrameError: unknown kind, flags that this version does not know, or a payload above MAX_PAYLOAD.
     """
     kind, flags, disk, length, offset = HEADER.unpack_from(buffer, start)
-    if not FrameKind.DATA <= kind <= FrameKind.ACK or flags:
+    if not FrameKind.DATA <= kind <= FrameKind.FAILED or flags:
         raise FrameError(f"frame of kind {kind} with flags {flags:#x} is not known")
-    if kind == FrameKind.DATA and length > MAX_PAYLOAD:
-        raise FrameError(f"frame with {length} bytes exceeds {MAX_PAYLOAD}")
+    if length > {FrameKind.DATA: MAX_PAYLOAD, FrameKind.FAILED: MAX_REASON}.get(FrameKind(kind), length):
+        raise FrameError(f"frame with {length} bytes is longer than may be")
     return Frame(FrameKind(kind), disk, length, offset)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from kvmove.disk.extents import Extent
 from kvmove.mover import bulk_copy
 from kvmove.mover.dispatcher import DiskState, Dispatcher, Limits, WritePiece
 from kvmove.mover.forward_mode import ForwardEvent
@@ -144,9 +145,9 @@ def test_a_region_that_becomes_copying_only_after_its_read_is_found() -> None:
 
 def test_holes_looked_up_before_writes_are_tracked_are_found() -> None:
     class Early(ModelDisk):
-        def extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
-            for start, size, _ in super().extents(offset, length):
-                yield start, size, False  # as the disk was before its first write
+        def extents(self, start: int, end: int) -> Iterator[Extent]:
+            for at, size, _ in super().extents(start, end):
+                yield Extent(at, size, False)  # as the disk was before its first write
 
     class Planted(MoverModel):
         disk_type = Early

@@ -1,0 +1,385 @@
+"""All disks of one move at the source: mirrors in, streams out, one lock around the decisions.
+
+Threads: one per mirror (NbdServer), one per stream (Sender), one that watches the time. The asyncio side calls
+`start`, `start_copy`, `snapshot`, `wait_settled` and `stop`; nothing here knows who speaks QMP or who runs the move.
+
+Promise to the guest: every mirrored write is answered, at the latest after the dispatcher's budget; should that
+ever fail, `write_deadline` cuts the mirror's connection, which ends the move and never the guest.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kvmove.errors import KvmoveError, MoveFailed, Unreachable
+from kvmove.model.move import Route
+from kvmove.mover.bulk_copy import SourceDisk
+from kvmove.mover.dispatcher import Dispatcher, Limits
+from kvmove.mover.forward_mode import ForwardMode
+from kvmove.mover.sender import Sender
+from kvmove.transport.stream import Stream
+
+log = logging.getLogger(__name__)
+
+REGION_SIZE = 1024 * 1024
+"""Bytes. One region is 9 ms of a 1 Gbit/s wire: what a write to a region being copied waits before it is sent, and
+what is copied again for one lost write."""
+
+WATCH_INTERVAL = 0.05
+WAKE_BYTES = 64 * 1024
+"""Queued mirrored bytes from which a stream is woken at once instead of finding them when it looks."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoverSettings:
+    """Bounds of one move. Bytes and seconds. `give_up` is how long a move may be without any stream."""
+
+    forward_buffer: int = 64 * 1024 * 1024
+    budget: float = 1.5
+    write_deadline: float = 2.0
+    give_up: float = 30.0
+    streams_per_route: int = 1
+
+
+class MirrorServer(Protocol):
+    """What is needed of the NBD server that QEMU's mirror writes to."""
+
+    def reply(self, cookie: int) -> bool: ...
+
+    def reply_many(self, cookies: list[int]) -> int: ...
+
+    def oldest_arrival(self) -> float | None: ...
+
+    def abort(self, reason: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class DiskSnapshot:
+    """One disk now. Bytes, but for `forwarded` and `ignored` (mirrored pieces)."""
+
+    total: int
+    copied: int
+    recopied: int
+    mode: ForwardMode
+    reason: str
+    buffered: int
+    mirrored: int
+    forwarded: int
+    ignored: int
+    mode_changes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class NicTotals:
+    """Bytes that a NIC has sent for this move, and streams that live on it."""
+
+    sent: int = 0
+    streams: int = 0
+
+
+@dataclass(slots=True)
+class _Mirror:
+    """One disk's mirror; takes QEMU's requests in the NBD server's thread."""
+
+    move: DiskMove
+    disk: int
+    server: MirrorServer | None = None
+
+    def on_write(self, cookie: int, offset: int, payload: bytes) -> None:
+        self.move.mirrored(self.disk, (offset, len(payload)), payload, cookie)
+
+    def on_zero(self, cookie: int, offset: int, length: int, may_punch: bool) -> None:
+        del may_punch  # QEMU 7.2 loses it on the way; the destination keeps zeroes as holes in any case
+        self.move.mirrored(self.disk, (offset, length), None, cookie)
+
+    def on_trim(self, cookie: int, offset: int, length: int) -> None:
+        self.move.discarded(self.disk, (offset, length))
+        self.answer(cookie)
+
+    def on_flush(self, cookie: int) -> None:
+        self.answer(cookie)  # the source disk is the truth until the commit; its flush is QEMU's own
+
+    def on_disconnect(self, reason: str) -> None:
+        self.move.mirror_ended(self.disk, reason)
+
+    def answer(self, cookie: int) -> None:
+        if self.server is not None:
+            self.server.reply(cookie)
+
+
+@dataclass(slots=True)
+class _Closed:
+    """What NICs sent over streams that are no more."""
+
+    sent: dict[str, int] = field(default_factory=dict)
+
+
+class DiskMove:
+    """See the file's head. `dial` opens a stream (StreamLost when it cannot) over a route with a number."""
+
+    def __init__(
+        self,
+        disks: list[SourceDisk],
+        routes: list[Route],
+        dial: Callable[[Route, int], Stream],
+        settings: MoverSettings,
+    ) -> None:
+        per_disk = max(settings.forward_buffer // max(len(disks), 1), 4 * REGION_SIZE)
+        limits = Limits(high_mark=per_disk, low_mark=per_disk // 4, budget=settings.budget)
+        self.lock = threading.Lock()
+        self.dispatcher = Dispatcher([disk.size for disk in disks], REGION_SIZE, limits)
+        self.disks = disks
+        self.stopping = threading.Event()
+        self.failure: KvmoveError | None = None
+        self._settings = settings
+        self._dial = dial
+        self._changed = threading.Condition(self.lock)
+        self._waiters = 0
+        self._numbers = 0
+        self._by_number: dict[int, Sender] = {}
+        self._closed = _Closed()
+        self._without_stream_since = time.monotonic()
+        self._mirrors = [_Mirror(self, number) for number in range(len(disks))]
+        self._mirrors_may_end = False
+        self._senders = [
+            Sender(self, route.nic, self._opener(route), slot)
+            for route in routes
+            for slot in range(settings.streams_per_route)
+        ]
+        self._watch = threading.Thread(target=self._watch_time, name="move-watch", daemon=True)
+
+    def _opener(self, route: Route) -> Callable[[int], Stream]:
+        def open_stream(slot: int) -> Stream:
+            del slot
+            with self.lock:
+                number = self._numbers
+                self._numbers += 1
+            stream = self._dial(route, number)
+            stream.number = number
+            return stream
+
+        return open_stream
+
+    # The procedure's side.
+
+    def start(self, timeout: float) -> None:
+        """Open the streams; return once one is open.
+
+        :raise Unreachable: none could be opened within `timeout` seconds. Call `stop` then too.
+        """
+        self._without_stream_since = time.monotonic()
+        for sender in self._senders:
+            sender.start()
+        self._watch.start()
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while not self._by_number and self.failure is None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise Unreachable(
+                        "No migration NIC of the source reaches the destination.",
+                        hint="Check the cables and firewalls between the migration networks of both hosts.",
+                    )
+                self._wait(left)
+
+    def mirror(self, disk: int) -> _Mirror:
+        """The handler for the NBD server of a disk; set its `server` before the first request."""
+        return self._mirrors[disk]
+
+    def start_copy(self) -> None:
+        """Begin the bulk copy: only after all mirrors are ready and QEMU has been drained once."""
+        with self.lock:
+            self.dispatcher.copying = True
+        self._wake_all()
+
+    def is_copied(self) -> bool:
+        """Whether the bulk copy has nothing left to do now.
+
+        :raise KvmoveError: the move failed.
+        """
+        with self.lock:
+            if self.failure is not None:
+                raise self.failure
+            return self.dispatcher.all_copied()
+
+    def wait_settled(self, timeout: float) -> bool:
+        """Wait until both sides are equal and nothing is on its way; False after `timeout` seconds.
+
+        :raise KvmoveError: the move failed.
+        """
+        self._wake_all()
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while self.failure is None and not self.dispatcher.settled():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._wait(left)
+            if self.failure is not None:
+                raise self.failure
+            return True
+
+    def _wait(self, seconds: float) -> None:
+        self._waiters += 1
+        try:
+            self._changed.wait(seconds)
+        finally:
+            self._waiters -= 1
+
+    def expect_mirrors_to_end(self) -> None:
+        """From now on a mirror that ends is no failure."""
+        self._mirrors_may_end = True
+
+    def stop(self) -> None:
+        """End all: mirrors are cut (what QEMU still has in flight fails together, and its guest goes on), streams
+        closed, threads joined."""
+        self._mirrors_may_end = True
+        self.stopping.set()
+        for mirror in self._mirrors:
+            if mirror.server is not None:
+                mirror.server.close()
+        for sender in self._senders:
+            sender.cut()
+            sender.wake()
+        for thread in (*self._senders, self._watch):
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join()
+
+    def snapshot(self) -> tuple[list[DiskSnapshot], dict[str, NicTotals]]:
+        """Disks and NICs as they are now."""
+        with self.lock:
+            disks = [
+                DiskSnapshot(
+                    state.regions.size, state.regions.copied, state.regions.returned, state.mode, state.reason,
+                    state.buffered, state.counters.mirrored_bytes, state.counters.forwarded, state.counters.ignored,
+                    tuple(state.counters.mode_changes),
+                )
+                for state in self.dispatcher.disks
+            ]  # fmt: skip
+            nics = {sender.nic: NicTotals(self._closed.sent.get(sender.nic, 0)) for sender in self._senders}
+            for sender in self._by_number.values():
+                if sender.stream is not None:
+                    nics[sender.nic].sent += sender.stream.bytes_sent
+                    nics[sender.nic].streams += 1
+        return disks, nics
+
+    # The mirrors' side: called in the NBD servers' threads.
+
+    def mirrored(self, disk: int, extent: tuple[int, int], payload: bytes | None, cookie: int) -> None:
+        """A guest write arrived; QEMU is answered now or when the dispatcher says so."""
+        now = time.monotonic()
+        with self.lock:
+            at_once = self.dispatcher.mirrored(disk, extent, payload, cookie, now)
+            answers = self.dispatcher.take_answers()
+            to_wake = [
+                self._by_number[number]
+                for number, stream in self.dispatcher.streams.items()
+                if stream.queued_bytes > WAKE_BYTES or (stream.queue and not at_once)
+            ]
+        if at_once:
+            self._mirrors[disk].answer(cookie)
+        self._answer(answers)
+        for sender in to_wake:
+            sender.wake()
+
+    def discarded(self, disk: int, extent: tuple[int, int]) -> None:
+        with self.lock:
+            self.dispatcher.unspecified(disk, extent)
+            answers = self.dispatcher.take_answers()
+        self._answer(answers)
+        self._wake_all()
+
+    def mirror_ended(self, disk: int, reason: str) -> None:
+        if not self._mirrors_may_end:
+            self.failed(MoveFailed(f"The mirror of disk {disk} ended: {reason}."))
+
+    def _answer(self, answers: list[tuple[int, int]]) -> None:
+        for disk, mirror in enumerate(self._mirrors):
+            cookies = [cookie for at, cookie in answers if at == disk]
+            if cookies and mirror.server is not None:
+                mirror.server.reply_many(cookies)
+
+    # The senders' side.
+
+    def stream_opened(self, sender: Sender) -> int:
+        """See `sender.Engine`."""
+        assert sender.stream is not None
+        number = sender.stream.number
+        with self._changed:
+            self.dispatcher.add_stream(number)
+            self._by_number[number] = sender
+            self._changed.notify_all()
+        log.info("stream %d over %s is open", number, sender.nic)
+        return number
+
+    def stream_closed(self, sender: Sender, reason: str) -> None:
+        """See `sender.Engine`."""
+        assert sender.stream is not None
+        with self._changed:
+            self.dispatcher.lose_stream(sender.number)
+            del self._by_number[sender.number]
+            self._closed.sent[sender.nic] = self._closed.sent.get(sender.nic, 0) + sender.stream.bytes_sent
+            if not self._by_number:
+                self._without_stream_since = time.monotonic()
+            answers = self.dispatcher.take_answers()
+            self._changed.notify_all()
+        self._answer(answers)
+        self._wake_all()
+        if not self.stopping.is_set():
+            log.warning("stream %d over %s was lost: %s", sender.number, sender.nic, reason)
+
+    def progress_made(self) -> None:
+        """See `sender.Engine`."""
+        with self._changed:
+            answers = self.dispatcher.take_answers()
+            if self._waiters:
+                self._changed.notify_all()
+        if answers:
+            self._answer(answers)
+
+    def failed(self, error: KvmoveError) -> None:
+        """See `sender.Engine`. The first failure counts."""
+        with self._changed:
+            if self.failure is not None or self.stopping.is_set():
+                return
+            self.failure = error
+            self._changed.notify_all()
+        log.error("the disks of the move failed: %s", error.detail)
+
+    def _wake_all(self) -> None:
+        with self.lock:
+            senders = list(self._by_number.values())
+        for sender in senders:
+            sender.wake()
+
+    # Time.
+
+    def _watch_time(self) -> None:
+        while not self.stopping.wait(WATCH_INTERVAL):
+            now = time.monotonic()
+            with self.lock:
+                self.dispatcher.tick(now)
+                answers = self.dispatcher.take_answers()
+                alone = None if self._by_number else now - self._without_stream_since
+            self._answer(answers)
+            self._check_deadlines(now)
+            if alone is not None and alone > self._settings.give_up:
+                self.failed(
+                    Unreachable(
+                        f"No stream to the destination could be opened for {alone:.0f} s.",
+                        hint="Check the migration networks and the destination's agent; then move again.",
+                    )
+                )
+
+    def _check_deadlines(self, now: float) -> None:
+        for mirror in self._mirrors:
+            oldest = mirror.server.oldest_arrival() if mirror.server is not None else None
+            if mirror.server is not None and oldest is not None and now - oldest > self._settings.write_deadline:
+                mirror.server.abort(f"a guest write waited for {now - oldest:.1f} s")

@@ -1,0 +1,224 @@
+"""The destination's end of the disk streams: frames in, writes to the disks, acknowledgements out.
+
+One thread per stream applies its frames in order with blocking writes. Two streams never carry the same region at a
+time (the source's pins), so they need no order among each other. Acknowledged means applied: written to the file;
+`sync` makes it durable, and goes on in the background so that the last one, in the downtime, is short.
+
+A FENCE frame names a dead stream: it is acknowledged only after that stream's thread has ended, and no stream of that
+number is taken any more.
+
+A disk that cannot be written ends the move: the source is told why over the stream. Zeroes stay holes where the
+storage can.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from kvmove.errors import KvmoveError
+from kvmove.transport.stream import Stream, StreamLost
+from kvmove.wire import frames
+from kvmove.wire.frames import FrameError, FrameKind
+
+log = logging.getLogger(__name__)
+
+BUFFER = frames.MAX_PAYLOAD + 512 * 1024
+"""Bytes received at once: the largest frame and what follows it."""
+
+ACK_BYTES = 1024 * 1024
+"""Applied bytes after which an acknowledgement goes out even while more input waits."""
+
+SYNC_BYTES = 32 * 1024 * 1024
+SYNC_SECONDS = 0.5
+"""The background sync runs after this much was written or this much time: what is left for the last one is less."""
+
+SEND_TIMEOUT = 15.0
+
+
+class TargetDisk(Protocol):
+    """What the receiver needs of a destination disk. Offsets and lengths in bytes; errors name disk and range."""
+
+    @property
+    def size(self) -> int: ...
+
+    def write_at(self, offset: int, view: memoryview) -> None: ...
+
+    def write_zeroes(self, offset: int, length: int) -> None: ...
+
+    def sync(self) -> None: ...
+
+
+class DiskReceiver:
+    """All disk streams of one incoming move."""
+
+    def __init__(self, disks: list[TargetDisk]) -> None:
+        self.disks = disks
+        self.failure: str = ""
+        self.applied_bytes = 0
+        self._lock = threading.Lock()
+        self._streams: dict[int, _StreamReceiver] = {}
+        self._fenced: set[int] = set()
+        self._unsynced = 0
+        self._stopping = threading.Event()
+        self._sync_now = threading.Event()
+        self._sync_lock = threading.Lock()
+        self._syncer = threading.Thread(target=self._keep_synced, name="disk-sync", daemon=True)
+        self._syncer.start()
+
+    def accept(self, number: int, stream: Stream) -> Callable[[], None]:
+        """Take a stream; what is returned runs it to its end, in the caller's thread.
+
+        :raise StreamLost: the number was fenced or is in use, or the move is over.
+        """
+        receiver = _StreamReceiver(self, number, stream)
+        with self._lock:
+            if number in self._fenced or number in self._streams or self._stopping.is_set():
+                raise StreamLost(f"stream {number} is not wanted any more")
+            self._streams[number] = receiver
+        return receiver.run
+
+    def stream_ended(self, number: int) -> None:
+        with self._lock:
+            self._streams.pop(number, None)
+
+    def fence(self, number: int) -> None:
+        """Make sure that nothing more of stream `number` is ever applied; returns when that is so."""
+        with self._lock:
+            self._fenced.add(number)
+            receiver = self._streams.get(number)
+        if receiver is not None:
+            receiver.stream.shutdown()
+            receiver.ended.wait()
+
+    def applied(self, size: int) -> None:
+        """Count what was written, and let the background sync know."""
+        self.applied_bytes += size
+        self._unsynced += size
+        if self._unsynced >= SYNC_BYTES:
+            self._sync_now.set()
+
+    def sync(self) -> None:
+        """Make all that was applied durable (fdatasync).
+
+        :raise KvmoveError: the storage failed.
+        """
+        with self._sync_lock:
+            self._unsynced = 0
+            for disk in self.disks:
+                disk.sync()
+
+    def fail(self, reason: str) -> None:
+        self.failure = self.failure or reason
+
+    def stop(self) -> None:
+        """End all streams; returns when nothing is written any more."""
+        self._stopping.set()
+        self._sync_now.set()
+        with self._lock:
+            receivers = list(self._streams.values())
+        for receiver in receivers:
+            receiver.stream.shutdown()
+        for receiver in receivers:
+            receiver.ended.wait()
+        self._syncer.join()
+
+    def _keep_synced(self) -> None:
+        while not self._stopping.is_set():
+            self._sync_now.wait(SYNC_SECONDS)
+            self._sync_now.clear()
+            if self._unsynced:
+                try:
+                    self.sync()
+                except KvmoveError as error:
+                    self.fail(error.detail)
+
+
+class _StreamReceiver:
+    """One stream: receive, apply, acknowledge."""
+
+    def __init__(self, owner: DiskReceiver, number: int, stream: Stream) -> None:
+        self.stream = stream
+        self.ended = threading.Event()
+        self._owner = owner
+        self._number = number
+        self._buffer = memoryview(bytearray(BUFFER))
+        self._filled = 0
+        self._applied = 0
+        self._acknowledged = 0
+        self._since_ack = 0
+
+    def run(self) -> None:
+        try:
+            while True:
+                self._step()
+        except (StreamLost, FrameError) as error:
+            log.info("stream %d ended: %s", self._number, error)
+        except KvmoveError as error:
+            self._report(error.detail)
+        except Exception as error:
+            log.exception("stream %d failed", self._number)
+            self._report(repr(error))
+        finally:
+            self._owner.stream_ended(self._number)
+            self.stream.close()
+            self.ended.set()
+
+    def _report(self, reason: str) -> None:
+        """Tell the source why the destination cannot go on."""
+        log.error("the destination cannot go on: %s", reason)
+        self._owner.fail(reason)
+        try:
+            self.stream.send_all(frames.failed(reason), SEND_TIMEOUT)
+        except StreamLost:
+            log.info("the source could not be told over stream %d", self._number)
+
+    def _step(self) -> None:
+        received = self.stream.receive_into(self._buffer[self._filled :])
+        self._filled += received
+        self._apply_complete_frames()
+        if self._applied > self._acknowledged and (not received or self._since_ack >= ACK_BYTES or self._filled == 0):
+            self.stream.queue(frames.ack(self._applied))
+            self._acknowledged, self._since_ack = self._applied, 0
+        self.stream.flush()
+        if not received:
+            self.stream.wait(1.0)
+
+    def _apply_complete_frames(self) -> None:
+        at = 0
+        while self._filled - at >= frames.HEADER_SIZE:
+            frame = frames.decode(self._buffer, at)
+            body = at + frames.HEADER_SIZE
+            if frame.kind is FrameKind.DATA:
+                if self._filled - body < frame.length:
+                    break
+                self._disk(frame).write_at(frame.offset, self._buffer[body : body + frame.length])
+                at = body + frame.length
+            else:
+                self._apply_bodyless(frame)
+                at = body
+            self._applied += 1
+            self._since_ack += frame.length
+            self._owner.applied(frame.length)
+        if at:
+            left = self._filled - at
+            self._buffer[:left] = self._buffer[at : self._filled]
+            self._filled = left
+
+    def _apply_bodyless(self, frame: frames.Frame) -> None:
+        if frame.kind is FrameKind.ZEROES:
+            self._disk(frame).write_zeroes(frame.offset, frame.length)
+        elif frame.kind is FrameKind.FENCE:
+            self._owner.fence(frame.offset)
+        else:
+            raise FrameError(f"the source sent a frame of kind {frame.kind.name}")
+
+    def _disk(self, frame: frames.Frame) -> TargetDisk:
+        if frame.disk >= len(self._owner.disks):
+            raise FrameError(f"disk {frame.disk} is not of this move")
+        disk = self._owner.disks[frame.disk]
+        if frame.offset + frame.length > disk.size:
+            raise FrameError(f"{frame.length} bytes at {frame.offset} are beyond the end of disk {frame.disk}")
+        return disk

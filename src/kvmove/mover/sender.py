@@ -1,0 +1,238 @@
+"""One stream's life at the source: connect, send what the dispatcher decides, take acknowledgements, reconnect.
+
+One thread per migration NIC pair (and slot). Little is kept in the socket and little in the stream's queue, so that
+a mirrored write finds at most WINDOW bytes of bulk data before it. Work goes to whichever stream has room: that is
+what fills NICs of unequal speed.
+
+A stream that dies takes nothing with it: the dispatcher gives its regions back, and this thread tries the NIC pair
+again. Deliberately not here: which data, in which order (dispatcher); what a frame holds (bulk_copy, frames).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from kvmove.errors import KvmoveError, MoveFailed
+from kvmove.mover.bulk_copy import CHUNK, SMALL, BufferPool, BulkFrame, SourceDisk, region_frames
+from kvmove.mover.dispatcher import Dispatcher, WritePiece
+from kvmove.mover.region_map import RegionCopy
+from kvmove.transport.stream import Stream, StreamLost
+from kvmove.wire import frames
+from kvmove.wire.frames import FrameKind
+
+log = logging.getLogger(__name__)
+
+WINDOW = 256 * 1024
+"""Bytes queued for a socket before more is read: 2 ms of a 1 Gbit/s wire, enough to keep it busy."""
+
+BUFFERS = 1 + -(-(WINDOW + CHUNK) // SMALL)
+"""Buffers that may be unsent at once, each holding at least SMALL bytes, and the one being filled."""
+
+LINGER = 0.002
+"""Seconds that an idle stream waits for mirrored writes to gather: the guest does not wait for them (async mode), and
+sending eight at once costs what sending one does."""
+
+RETRY_FIRST, RETRY_MOST = 0.2, 3.0
+"""Seconds between attempts to reopen a stream; doubled up to the most."""
+
+
+class Engine(Protocol):
+    """What a sender needs of the move it works for; `lock` guards `dispatcher`."""
+
+    lock: threading.Lock
+    dispatcher: Dispatcher
+    disks: list[SourceDisk]
+    stopping: threading.Event
+
+    def stream_opened(self, sender: Sender) -> int:
+        """A stream is open: its number in this move."""
+
+    def stream_closed(self, sender: Sender, reason: str) -> None:
+        """The stream ended; the dispatcher must give its regions back."""
+
+    def progress_made(self) -> None:
+        """Acknowledgements came: answer guests, wake whoever waits. Called without the lock."""
+
+    def failed(self, error: KvmoveError) -> None:
+        """The move cannot go on."""
+
+
+@dataclass(slots=True)
+class _Job:
+    copy: RegionCopy
+    frames: Iterator[BulkFrame]
+
+
+class Sender(threading.Thread):
+    """Keeps one stream of a move open and busy. `open_stream` connects; it raises StreamLost when it cannot."""
+
+    def __init__(self, engine: Engine, nic: str, open_stream: Callable[[int], Stream], slot: int) -> None:
+        super().__init__(name=f"send-{nic}", daemon=True)
+        self.nic = nic
+        self.number = -1
+        self.stream: Stream | None = None
+        self._engine = engine
+        self._open = open_stream
+        self._slot = slot
+        self._job: _Job | None = None
+        self._pool = BufferPool(BUFFERS)
+        self._input = bytearray(64 * 1024)
+        self._filled = 0
+
+    def run(self) -> None:
+        wait = RETRY_FIRST
+        while not self._engine.stopping.is_set():
+            try:
+                stream = self._open(self._slot)
+            except StreamLost as error:
+                log.info("a stream over %s cannot be opened: %s", self.nic, error)
+                self._engine.stopping.wait(wait)
+                wait = min(2 * wait, RETRY_MOST)
+                continue
+            wait = RETRY_FIRST
+            self._live(stream)
+            self._engine.stopping.wait(wait)
+
+    def wake(self) -> None:
+        """From any thread: there is something to send."""
+        stream = self.stream
+        if stream is not None:
+            stream.wake()
+
+    def cut(self) -> None:
+        """From any thread: break the stream."""
+        stream = self.stream
+        if stream is not None:
+            stream.shutdown()
+
+    def _live(self, stream: Stream) -> None:
+        """From an open stream to its end."""
+        self.stream = stream
+        self._filled = 0
+        self._pool = BufferPool(BUFFERS)  # a dead stream took some of the old ones with it
+        self.number = self._engine.stream_opened(self)
+        reason = "the move ended"
+        try:
+            while not self._engine.stopping.is_set():
+                self._step(stream)
+        except StreamLost as error:
+            reason = str(error)
+        except KvmoveError as error:
+            reason = error.detail
+            self._engine.failed(error)
+        except Exception as error:
+            log.exception("the stream over %s failed", self.nic)
+            reason = repr(error)
+            self._engine.failed(MoveFailed(f"the stream over {self.nic} failed: {error!r}"))
+        finally:
+            self._job = None
+            stream.close()
+            self._engine.stream_closed(self, reason)
+            self.stream = None
+
+    def _step(self, stream: Stream) -> None:
+        while stream.unsent < WINDOW and self._queue_next(stream):
+            pass
+        stream.flush()
+        if self._take_acknowledgements(stream):
+            self._engine.progress_made()
+        elif stream.unsent >= WINDOW or not self._has_job():
+            stream.wait(LINGER if not stream.unsent else 0.1)
+
+    def _has_job(self) -> bool:
+        return self._job is not None
+
+    # What is sent next.
+
+    def _queue_next(self, stream: Stream) -> bool:
+        """Queue the next frame or batch; False when there is nothing to send now."""
+        with self._engine.lock:
+            dead = self._engine.dispatcher.next_fence(self.number)
+            pieces = [] if dead is not None else self._engine.dispatcher.take_writes(self.number, WINDOW)
+        if dead is not None:
+            stream.queue(frames.fence(dead))
+        elif pieces:
+            stream.queue(b"".join(_encoded(pieces)))
+        else:
+            return self._queue_bulk(stream)
+        return True
+
+    def _queue_bulk(self, stream: Stream) -> bool:
+        engine = self._engine
+        if self._job is None:
+            with engine.lock:
+                copy = engine.dispatcher.claim_region(self.number)
+            if copy is None:
+                return False
+            disk = engine.disks[copy.disk]
+            use_sendfile = not (stream.encrypted or disk.is_direct)
+            self._job = _Job(copy, region_frames(disk, copy, self._pool, use_sendfile=use_sendfile))
+        copy = self._job.copy
+        frame = next(self._job.frames, None)
+        with engine.lock:
+            wanted = frame is not None and engine.dispatcher.frame_queued(copy)
+            if frame is None:
+                engine.dispatcher.bulk_handed(copy)
+        if frame is not None and wanted:
+            self._queue_frame(stream, frame)
+            return True
+        if frame is not None and frame.buffer is not None:
+            frame.buffer.release()
+        self._job = None
+        return True
+
+    def _queue_frame(self, stream: Stream, frame: BulkFrame) -> None:
+        stream.queue(frame.header)
+        if frame.file_length:
+            stream.queue_file(self._engine.disks[self._job_disk()].fileno(), frame.file_offset, frame.file_length)
+        elif frame.data is not None:
+            stream.queue(frame.data, frame.buffer.release if frame.buffer is not None else None)
+
+    def _job_disk(self) -> int:
+        assert self._job is not None
+        return self._job.copy.disk
+
+    # What comes back.
+
+    def _take_acknowledgements(self, stream: Stream) -> bool:
+        """Read what the destination said; True if it acknowledged something."""
+        view = memoryview(self._input)
+        self._filled += stream.receive_into(view[self._filled :])
+        at, count = 0, None
+        while self._filled - at >= frames.HEADER_SIZE:
+            try:
+                frame = frames.decode(self._input, at)
+            except frames.FrameError as error:
+                raise StreamLost(str(error)) from error
+            if frame.kind is FrameKind.FAILED:
+                if self._filled - at < frames.HEADER_SIZE + frame.length:
+                    break
+                start = at + frames.HEADER_SIZE
+                raise MoveFailed(bytes(view[start : start + frame.length]).decode(errors="replace"))
+            if frame.kind is not FrameKind.ACK:
+                raise StreamLost(f"the destination sent a frame of kind {frame.kind.name}")
+            count = frame.offset
+            at += frames.HEADER_SIZE
+        view[: self._filled - at] = bytes(view[at : self._filled])
+        self._filled -= at
+        if count is None:
+            return False
+        with self._engine.lock:
+            try:
+                self._engine.dispatcher.acknowledged(self.number, count)
+            except ValueError as error:
+                raise StreamLost(str(error)) from error
+        return True
+
+
+def _encoded(pieces: list[WritePiece]) -> Iterator[bytes | bytearray | memoryview]:
+    for piece in pieces:
+        if piece.payload is None:
+            yield frames.zeroes(piece.write.disk, piece.offset, piece.length)
+        else:
+            yield frames.data_header(piece.write.disk, piece.offset, piece.length)
+            yield piece.payload

@@ -1,0 +1,240 @@
+"""One TCP connection of a move, bound to one migration NIC, in TLS or in clear.
+
+A stream belongs to one thread at a time. OpenSSL's connection may not be read and written by two threads at once
+(Python 3.11's ssl module takes no lock of its own), so both directions are driven by the one thread: `pump` sends
+what is queued, reads what is there, and waits at most so long; another thread may only call `wake`.
+
+Deliberately not here: what the bytes mean, and what to do when the stream dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+UNSENT_LOW = 128 * 1024
+"""TCP_NOTSENT_LOWAT, bytes: the kernel reports a socket writable only below this, so what waits stays with us, where
+mirrored writes can still overtake bulk data."""
+
+TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has no name for it
+USER_TIMEOUT_MS = 15_000
+"""TCP_USER_TIMEOUT: a peer that acknowledges nothing for so long is gone."""
+
+
+class StreamLost(Exception):
+    """The connection is of no use any more; everything not acknowledged on it is undelivered."""
+
+
+@dataclass(slots=True)
+class _Output:
+    """What is left of one queued item: bytes, or a range of a file; `done` is called once all is in the socket."""
+
+    data: memoryview | None
+    file: int
+    offset: int
+    left: int
+    done: Callable[[], None] | None
+
+
+class Stream:
+    """A connected socket with a queue of output. `nic` is the source's NIC, `number` its number in the move."""
+
+    def __init__(self, sock: socket.socket, nic: str = "") -> None:
+        self.sock = sock
+        self.nic = nic
+        self.number = -1
+        self.encrypted = isinstance(sock, ssl.SSLSocket)
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.unsent = 0
+        self._output: deque[_Output] = deque()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._wake_read, select.POLLIN)
+        self._woken = False
+        self._closing = threading.Lock()  # no other thread may touch a descriptor that was closed, and used anew
+        self._closed = False
+        sock.setblocking(False)
+
+    # Output.
+
+    def queue(self, data: bytes | memoryview, done: Callable[[], None] | None = None) -> None:
+        """Send `data` after all that is queued. It must not change until `done` is called."""
+        self._output.append(_Output(memoryview(data), -1, 0, len(data), done))
+        self.unsent += len(data)
+
+    def queue_file(self, file: int, offset: int, length: int) -> None:
+        """Send a range of an open file, without copying it here; only where the stream is not encrypted."""
+        self._output.append(_Output(None, file, offset, length, None))
+        self.unsent += length
+
+    def flush(self) -> None:
+        """Give the socket what it takes now.
+
+        :raise StreamLost: the connection is gone.
+        """
+        try:
+            while self._output:
+                sent = self._send_first()
+                if sent == 0:
+                    return
+        except OSError as error:
+            raise StreamLost(f"sending: {error}") from error
+
+    def _send_first(self) -> int:
+        first = self._output[0]
+        try:
+            if first.data is None:
+                sent = os.sendfile(self.sock.fileno(), first.file, first.offset, first.left)
+                if sent == 0:
+                    raise StreamLost("the file to send is shorter than it was")
+                first.offset += sent
+            elif self.encrypted or len(self._output) == 1 or first.left >= UNSENT_LOW:
+                sent = self.sock.send(first.data)
+                first.data = first.data[sent:]
+            else:
+                return self._send_gathered()
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return 0
+        self._account(first, sent)
+        return sent
+
+    def _send_gathered(self) -> int:
+        """Send several short items at once."""
+        views: list[memoryview] = []
+        for item in self._output:
+            if item.data is None or len(views) == 64:
+                break
+            views.append(item.data)
+        left = sent = self.sock.sendmsg(views)
+        while left:
+            first = self._output[0]
+            part = min(left, first.left)
+            if first.data is not None:
+                first.data = first.data[part:]
+            self._account(first, part)
+            left -= part
+        return sent
+
+    def _account(self, first: _Output, sent: int) -> None:
+        first.left -= sent
+        self.unsent -= sent
+        self.bytes_sent += sent
+        if first.left == 0:
+            self._output.popleft()
+            if first.done is not None:
+                first.done()
+
+    # Input.
+
+    def receive_into(self, view: memoryview) -> int:
+        """Read what is there now into `view`; 0 means nothing is there yet.
+
+        :raise StreamLost: the peer closed the connection, or it broke.
+        """
+        try:
+            received = self.sock.recv_into(view)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+        except OSError as error:
+            raise StreamLost(f"receiving: {error}") from error
+        if received == 0:
+            raise StreamLost("the peer closed the connection")
+        self.bytes_received += received
+        return received
+
+    def has_input(self) -> bool:
+        """Whether decrypted bytes wait inside the TLS layer, which `poll` cannot see."""
+        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+
+    # Waiting.
+
+    def wait(self, timeout: float) -> None:
+        """Wait until there is input, room for queued output, a `wake`, or `timeout` seconds have passed."""
+        if self.has_input():
+            return
+        interest = select.POLLIN | (select.POLLOUT if self._output else 0)
+        try:
+            self._poll.register(self.sock, interest)
+            ready = self._poll.poll(timeout * 1000)
+        except (OSError, ValueError) as error:
+            raise StreamLost(f"waiting: {error}") from error
+        if any(descriptor == self._wake_read for descriptor, _ in ready):
+            self._woken = False
+            os.read(self._wake_read, 4096)
+
+    def wake(self) -> None:
+        """From any thread: end a `wait` now, or the next one at once."""
+        if not self._woken:
+            self._woken = True
+            with self._closing:
+                if not self._closed:
+                    os.write(self._wake_write, b"!")
+
+    # Whole messages, for the handshake and the relay's ends.
+
+    def send_all(self, data: bytes, timeout: float) -> None:
+        """Send `data` now, within `timeout` seconds in all.
+
+        :raise StreamLost: the connection is gone or stuck.
+        """
+        deadline = time.monotonic() + timeout
+        self.queue(data)
+        self.flush()
+        while self._output:
+            self._wait_until(deadline)
+            self.flush()
+
+    def receive_exactly(self, size: int, timeout: float) -> bytes:
+        """:raise StreamLost: the connection is gone, or not all came within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            received = self.receive_into(view)
+            view = view[received:]
+            if view and not received:
+                self._wait_until(deadline)
+        return bytes(data)
+
+    def _wait_until(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise StreamLost("the peer did not answer in time")
+        self.wait(left)
+
+    # The end.
+
+    def shutdown(self) -> None:
+        """From any thread: break the connection; the thread that drives the stream sees StreamLost."""
+        with self._closing:
+            if not self._closed:
+                with contextlib.suppress(OSError):  # not connected any more
+                    socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Release everything; queued data is lost. Only for the thread that drives the stream."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._output.clear()
+            self.sock.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+
+def prepare_socket(sock: socket.socket) -> None:
+    """Options of every data connection: no Nagle, little unsent in the kernel, a dead peer is noticed."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_LOW)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
