@@ -128,46 +128,30 @@ class MirrorJob:
     async def abandon(self, hang_up: Callable[[], None]) -> None:
         """End the mirror of a move that is given up; the guest goes on, its writes succeed on the source.
 
-        While the server answers (it may throw the data away), a soft cancel is tried first: it drains, so nothing is
-        under way when the job goes. Else `hang_up` must close the server's side of the connection at once; a second
-        later QEMU is yanked. `hang_up` is called in any case, once, when nothing is expected of the server any more.
+        `hang_up` must close the server's side of the connection at once: requests under way fail together, and with
+        them the job, which counts its active writes before it goes. An idle guest writes nothing, so nothing fails;
+        the soft cancel that follows ends the job then. What has not ended a second later is yanked.
 
         :raise Unreachable: QEMU does not answer even so. The guest may hang; the job may be there.
         :raise MoveFailed: the job is there still.
         """
-        soft = False
-        try:
-            if await self._status() == "ready":
-                soft = await self._soft_end(PATIENCE)
-        except Unreachable:
-            soft = False
-        finally:
-            hang_up()
-        if not soft:
-            await self._hard_end()
+        hang_up()
+        await self._ask_to_end()
+        if not await self._ends_within(PATIENCE):
+            await self._yank()
+            await self._ask_to_end()
+            if not await self._ends_within(END_SECONDS):
+                raise MoveFailed(self._sentence("it does not end"), hint="The VM runs on; restart it when you can.")
         with contextlib.suppress(QemuError):
             await self._dismiss()
         await self._delete_target()
         self._remove()
 
-    async def _soft_end(self, timeout: float) -> bool:
-        """Ask a ready job to end and wait for it; whether it ended."""
-        try:
-            await self._monitor.execute("block-job-cancel", {"device": self.job_id}, timeout=timeout)
-            await self._wait_concluded(timeout)
-        except (Unreachable, QemuError):
-            return False
-        return True
-
-    async def _hard_end(self) -> None:
-        """The server hung up: QEMU sees it with the next write, at the latest when it is yanked and asked to end."""
-        if await self._ends_within(PATIENCE):
-            return
-        await self._yank()
-        if await self._status() == "ready":  # an idle guest writes nothing, so nothing failed yet
-            await self._soft_end(END_SECONDS)
-        if not await self._ends_within(END_SECONDS):
-            raise MoveFailed(self._sentence("it does not end"), hint="The VM runs on; restart it when you can.")
+    async def _ask_to_end(self) -> None:
+        """A soft cancel, if the job is ready (before that QEMU would make it a forced one); no harm if it is over."""
+        with contextlib.suppress(QemuError, Unreachable):
+            if await self._status(timeout=PATIENCE) == "ready":
+                await self._monitor.execute("block-job-cancel", {"device": self.job_id}, timeout=PATIENCE)
 
     async def _ends_within(self, timeout: float) -> bool:
         try:
@@ -186,13 +170,13 @@ class MirrorJob:
     def _concludes(self, event: Event) -> bool:
         return event.data.get("id") == self.job_id and event.data.get("status") in (_ENDED, "null")
 
-    async def _status(self) -> str | None:
+    async def _status(self, *, timeout: float = END_SECONDS) -> str | None:
         """The job's status, or None when QEMU knows no such job."""
-        job = await self._job()
+        job = await self._job(timeout)
         return None if job is None else str(job["status"])
 
-    async def _job(self) -> dict[str, Any] | None:
-        jobs = await self._monitor.execute("query-jobs", timeout=END_SECONDS)
+    async def _job(self, timeout: float = END_SECONDS) -> dict[str, Any] | None:
+        jobs = await self._monitor.execute("query-jobs", timeout=timeout)
         return next((job for job in jobs if job["id"] == self.job_id), None)
 
     async def _dismiss(self) -> str | None:
