@@ -1,0 +1,242 @@
+"""The mover's threads over real sockets and files: no QEMU, a thread plays the guest and its mirror."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvmove.disk.raw_file import RawFile
+from kvmove.disk.raw_target import RawTarget
+from kvmove.model.move import Route
+from kvmove.mover.bulk_copy import ZERO_GRAIN
+from kvmove.mover.disk_move import DiskMove, MoverSettings
+from kvmove.mover.receiver import DiskReceiver
+from kvmove.pki.authority import create_authority, issue
+from kvmove.pki.contexts import client_context, server_context
+from kvmove.pki.identity import Identity, Role
+from kvmove.transport.dial import Dialer
+from kvmove.transport.listener import DataListener, Expected
+from kvmove.transport.stream import StreamLost
+from kvmove.units import MIB
+from kvmove.wire.handshake import StreamRole
+
+SIZE = 48 * MIB + 12 * 1024
+Setup = tuple[DiskMove, "Destination", Path]
+TICKET = b"one move's secret"
+
+
+@pytest.fixture(scope="module")
+def parties(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates of two hosts in one folder each."""
+    root = tmp_path_factory.mktemp("pki")
+    create_authority(root / "ca")
+    for name in ("h1", "h2", "h3"):
+        issue(root / "ca", Identity(Role.AGENT, name), root / name)
+    return root
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Destination:
+    """A listener and a receiver of one disk."""
+
+    def __init__(self, parties: Path, path: Path, *, encrypted: bool) -> None:
+        self.port = free_port()
+        self.target = RawTarget.create(path, SIZE)
+        self.receiver = DiskReceiver([self.target])
+        self.listener = DataListener(["127.0.0.1"], self.port, server_context(parties / "h2"))
+        self.listener.expect(
+            "move-1",
+            Expected(TICKET, "h1", encrypted, lambda hello, stream: self.receiver.accept(hello.number, stream)),
+        )
+        self.listener.start()
+
+    def close(self) -> None:
+        self.listener.close()
+        self.receiver.stop()
+        self.target.close()
+
+
+class FakeMirror:
+    """Stands in for the NBD server: counts the answers."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+
+    def reply(self, cookie: int) -> bool:
+        self.answered += 1
+        return True
+
+    def reply_many(self, cookies: list[int]) -> int:
+        self.answered += len(cookies)
+        return len(cookies)
+
+    def oldest_arrival(self) -> float | None:
+        return None
+
+    def abort(self, reason: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Guest(threading.Thread):
+    """Writes to the source file and then to the mirror, as QEMU does, until told to stop."""
+
+    def __init__(self, path: Path, move: DiskMove) -> None:
+        super().__init__()
+        self.file = os.open(path, os.O_WRONLY)
+        self.move = move
+        self.random = random.Random(7)
+        self.ended = threading.Event()
+        self.written = 0
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            length = self.random.choice([512, 4096, 4096, 4096, 65536, 700_000])
+            offset = self.random.randrange(0, SIZE - length, 512)
+            self.written += 1
+            if self.random.random() < 0.1:
+                os.pwrite(self.file, bytes(length), offset)
+                self.move.mirror(0).on_zero(self.written, offset, length, True)
+            else:
+                payload = self.random.randbytes(min(length, 4096)) * -(-length // 4096)
+                os.pwrite(self.file, payload[:length], offset)
+                self.move.mirror(0).on_write(self.written, offset, payload[:length])
+            time.sleep(0.0005)
+        os.close(self.file)
+
+
+def make_source(path: Path) -> None:
+    """Data, holes, and stored zeroes."""
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+        for start in range(0, SIZE - 3 * MIB, 6 * MIB):
+            file.seek(start)
+            file.write(random.Random(start).randbytes(2 * MIB + 12288) + bytes(MIB))
+
+
+@pytest.fixture(params=[True, False], ids=["tls", "plain"])
+def setup(
+    request: pytest.FixtureRequest, parties: Path, tmp_path: Path
+) -> Iterator[tuple[DiskMove, Destination, Path]]:
+    encrypted: bool = request.param
+    source = tmp_path / "source.raw"
+    make_source(source)
+    destination = Destination(parties, tmp_path / "target.raw", encrypted=encrypted)
+    context = client_context(parties / "h1") if encrypted else None
+    dialer = Dialer("move-1", TICKET, context, Identity(Role.AGENT, "h2").dns_name)
+    routes = [Route(nic=nic, source_address="127.0.0.1", destination_address="127.0.0.1", port=destination.port)
+              for nic in ("mig0", "mig1")]  # fmt: skip
+    disk = RawFile(source)
+    move = DiskMove([disk], routes, lambda route, number: dialer.open(route, StreamRole.DISK, number), MoverSettings())
+    yield move, destination, tmp_path
+    move.stop()
+    destination.close()
+    disk.close()
+
+
+def finish(move: DiskMove, destination: Destination, folder: Path) -> None:
+    assert move.wait_settled(30)
+    destination.receiver.sync()
+    assert (folder / "source.raw").read_bytes() == (folder / "target.raw").read_bytes()
+
+
+def copied(move: DiskMove) -> None:
+    while not move.is_copied():
+        time.sleep(0.01)
+
+
+def test_a_disk_without_guest_arrives_with_its_holes(setup: Setup) -> None:
+    move, destination, folder = setup
+    move.start(10)
+    move.start_copy()
+    copied(move)
+    finish(move, destination, folder)
+    data = 8 * (2 * MIB + 12288)
+    edges = 8 * ZERO_GRAIN  # zeroes that share a grain with data are sent with it
+    assert destination.target.allocated() <= data + edges, "stored zeroes and holes stay holes"
+    sent = sum(nic.sent for nic in move.snapshot()[1].values())
+    assert data <= sent <= (data + edges) * 1.01
+
+
+def test_a_writing_guest_loses_nothing(setup: Setup) -> None:
+    move, destination, folder = setup
+    mirror = FakeMirror()
+    move.mirror(0).server = mirror
+    guest = Guest(folder / "source.raw", move)
+    guest.start()
+    move.start(10)
+    move.start_copy()
+    copied(move)
+    time.sleep(0.2)
+    guest.ended.set()
+    guest.join()
+    finish(move, destination, folder)
+    assert mirror.answered == guest.written
+
+
+def test_streams_cut_again_and_again_lose_nothing(setup: Setup) -> None:
+    move, destination, folder = setup
+    mirror = FakeMirror()
+    move.mirror(0).server = mirror
+    guest = Guest(folder / "source.raw", move)
+    guest.start()
+    move.start(10)
+    move.start_copy()
+    for pause in (0.01, 0.05, 0.3, 0.02, 0.2):
+        time.sleep(pause)
+        for sender in list(move._by_number.values()):
+            sender.cut()
+    copied(move)
+    guest.ended.set()
+    guest.join()
+    finish(move, destination, folder)
+    assert mirror.answered == guest.written
+    assert move.snapshot()[0][0].recopied > 0, "something was on its way when the streams were cut"
+
+
+@pytest.mark.parametrize(
+    ("host", "ticket", "encrypt", "reason"),
+    [
+        ("h3", TICKET, True, "certificate"),
+        ("h1", b"another", True, "ticket"),
+        ("h1", TICKET, False, "encrypted"),
+    ],
+)
+def test_a_stranger_gets_no_stream(
+    parties: Path, tmp_path: Path, host: str, ticket: bytes, encrypt: bool, reason: str
+) -> None:
+    destination = Destination(parties, tmp_path / "target.raw", encrypted=True)
+    context = client_context(parties / host) if encrypt else None
+    dialer = Dialer("move-1", ticket, context, Identity(Role.AGENT, "h2").dns_name)
+    route = Route(nic="mig0", source_address="127.0.0.1", destination_address="127.0.0.1", port=destination.port)
+    with pytest.raises(StreamLost, match=reason):
+        dialer.open(route, StreamRole.DISK, 1)
+    destination.close()
+
+
+def test_a_full_destination_is_told_to_the_source(setup: Setup) -> None:
+    move, destination, _ = setup
+
+    class Full(RawTarget):
+        def write_at(self, offset: int, data: memoryview | bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+    destination.target.__class__ = Full
+    move.start(10)
+    move.start_copy()
+    with pytest.raises(Exception, match="No space left"):
+        while not move.is_copied():
+            time.sleep(0.01)
