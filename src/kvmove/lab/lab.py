@@ -9,12 +9,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from kvmove.errors import NotFound
+from kvmove.client.manager import ManagerClient
+from kvmove.errors import NotFound, Unreachable
 from kvmove.lab import control, launch, leftovers
+from kvmove.lab.commands import LabFailed
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.lab_host import LabHost
 from kvmove.lab.leftovers import LabRecord
 from kvmove.lab.spec import LabSpec
+
+READY_WITHIN = 40.0
 
 
 class Lab:
@@ -25,6 +29,7 @@ class Lab:
         self.folders = LabFolders(spec.name)
         self.record = record
         self._hosts: dict[str, LabHost] = {}
+        self._manager: ManagerClient | None = None
 
     @classmethod
     @asynccontextmanager
@@ -35,7 +40,12 @@ class Lab:
         :raise LabFailed: it could not be built, or something of it would not go.
         """
         async with launch.owned_supervisor(spec):
-            yield await cls.attach(spec.name)
+            lab = await cls.attach(spec.name)
+            try:
+                await lab.ready()
+                yield lab
+            finally:
+                await lab.close()
 
     @classmethod
     async def up(cls, spec: LabSpec) -> "Lab":
@@ -45,7 +55,9 @@ class Lab:
         :raise LabFailed: it could not be built.
         """
         await launch.detached_supervisor(spec)
-        return await cls.attach(spec.name)
+        lab = await cls.attach(spec.name)
+        await lab.ready()
+        return lab
 
     @classmethod
     async def attach(cls, name: str) -> "Lab":
@@ -87,6 +99,39 @@ class Lab:
     @property
     def world(self) -> LabHost:
         return self._hosts[WORLD]
+
+    @property
+    def manager(self) -> ManagerClient:
+        """The lab's manager, through its Unix socket; closed by `close`."""
+        if self._manager is None:
+            self._manager = ManagerClient(f"unix:{self.folders.manager_socket}")
+        return self._manager
+
+    async def close(self) -> None:
+        """Close the connection to the manager. The lab goes on."""
+        if self._manager is not None:
+            await self._manager.close()
+            self._manager = None
+
+    async def ready(self) -> None:
+        """Wait until the manager reaches every host; a bare lab has none and is ready at once.
+
+        :raise LabFailed: that takes too long; what each host lacks is named.
+        """
+        if self.spec.bare:
+            return
+        deadline = asyncio.get_running_loop().time() + READY_WITHIN
+        while missing := await self._missing():
+            if asyncio.get_running_loop().time() > deadline:
+                raise LabFailed(f"the lab is not ready: {missing}", hint=f"see the logs in {self.folders.var}")
+            await asyncio.sleep(0.1)
+
+    async def _missing(self) -> str:
+        try:
+            hosts = await self.manager.hosts()
+        except Unreachable as error:
+            return f"the manager does not answer: {error.detail}"
+        return "; ".join(f"{host.name}: {host.reason}" for host in hosts if not host.reachable)
 
     async def status(self) -> dict[str, Any]:
         """What the supervisor says: the spec, and per host whether it runs, its init, its services."""

@@ -103,7 +103,7 @@ class LabHost:
 
     def outside(self, path: Path) -> Path:
         """The path by which a process outside the host reaches the host's `path`."""
-        return Path("/proc", str(self.init), "root", *path.parts[1:])
+        return processes.outside(self.init, path)
 
     @property
     def datastore(self) -> Path:

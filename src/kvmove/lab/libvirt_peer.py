@@ -83,9 +83,8 @@ class LibvirtPeer:
         await self.host.exec(["mkdir", "-p", "/run/libvirt"])
         await self.host.exec(["mount", "-t", "tmpfs", "tmpfs", "/run/libvirt"])
         await self.host.exec(["libvirtd", "--daemon", "--listen", "--pid-file", "/run/libvirt/libvirtd.pid"])
-        async with asyncio.timeout(UP_WITHIN):
-            while not await self._answers():
-                await asyncio.sleep(0.1)
+        until_it_answers = "until virsh --connect qemu:///system version; do sleep 0.1; done"
+        await self.host.exec(["timeout", f"{UP_WITHIN}", "sh", "-c", until_it_answers])
 
     async def start_guest(self, guest: PeerGuest) -> None:
         """Start the guest here (not persistent: it is gone when it ends).
@@ -124,13 +123,6 @@ class LibvirtPeer:
         """
         return await self.host.exec(["virsh", "--connect", "qemu:///system", *words], timeout)
 
-    async def _answers(self) -> bool:
-        try:
-            await self.virsh("version")
-        except LabFailed:
-            return False
-        return True
-
     def _private(self, place: str) -> Path:
         return self._folder / place.strip("/").replace("/", "-")
 
@@ -143,7 +135,7 @@ class LibvirtPeer:
 
 
 def domain_xml(guest: PeerGuest) -> str:
-    """The guest in libvirt's words: q35 under TCG, one virtio disk without cache, one virtio NIC on the guest bridge."""
+    """The guest in libvirt's words: q35 under TCG, a virtio disk without cache, a virtio NIC on the guest bridge."""
     return f"""<domain type='qemu'>
   <name>{guest.name}</name>
   <memory unit='b'>{guest.memory}</memory>

@@ -3,11 +3,14 @@
 It starts nothing and mounts nothing. All of it lies in the lab's two folders and goes with them.
 """
 
+import contextlib
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from kvmove.disk.datastore import Datastore
+from kvmove.errors import Busy
 from kvmove.lab import addresses
 from kvmove.lab.commands import run
 from kvmove.lab.folders import WORLD, LabFolders
@@ -47,6 +50,12 @@ def host_config(folders: LabFolders, name: str) -> Path:
 def recorder_folder(folders: LabFolders) -> Path:
     """Where the recorder of the ledger guests writes."""
     return folders.host(WORLD) / "recorder"
+
+
+def identify_datastore(spec: LabSpec, place: Path) -> None:
+    """Make the mounted file system at `place` a datastore, unless it is one already (a host that came back)."""
+    with contextlib.suppress(Busy):
+        Datastore.create(spec.datastore_name, place)
 
 
 def _write_host(folders: LabFolders, name: str, config: HostConfig) -> None:

@@ -67,6 +67,11 @@ def outer_pid(init: int, inner: int) -> int | None:
     return None
 
 
+def outside(init: int, path: Path) -> Path:
+    """The path by which a process outside the host of `init` reaches the host's absolute `path`."""
+    return PROC / str(init) / "root" / path.relative_to("/")
+
+
 def _status_numbers(pid: int, key: str) -> list[int]:
     try:
         lines = (PROC / str(pid) / "status").read_text().splitlines()

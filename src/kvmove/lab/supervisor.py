@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from kvmove.errors import Busy, InvalidInput, KvmoveError, NotFound
-from kvmove.lab import control, network, preparation
+from kvmove.lab import control, network, preparation, processes
 from kvmove.lab.commands import LabFailed
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.host import HostProcess
@@ -63,7 +63,7 @@ class Supervisor:
         self._write_record()
         await asyncio.to_thread(network.build_world, self.hosts[WORLD].init, len(self.spec.nics))
         for index, name in enumerate(self.spec.hosts):
-            await self._plug_in(index, name)
+            await self._furnish(index, name)
         self._server = await control.serve(self.folders.control, self.handle)
         for host in self.hosts.values():
             host.begin()
@@ -112,12 +112,14 @@ class Supervisor:
             return
         await host.start()
         self._write_record()
-        await self._plug_in(self.spec.hosts.index(host.name), host.name)
+        await self._furnish(self.spec.hosts.index(host.name), host.name)
         host.begin()
 
-    async def _plug_in(self, index: int, name: str) -> None:
+    async def _furnish(self, index: int, name: str) -> None:
         world, host = self.hosts[WORLD].init, self.hosts[name].init
         await asyncio.to_thread(network.plug_in, world, host, index, self.spec.nics)
+        datastore = processes.outside(host, self.folders.datastore(self.spec.datastore_name))
+        await asyncio.to_thread(preparation.identify_datastore, self.spec, datastore)
 
     def _known_host(self, name: str) -> HostProcess:
         if name not in self.spec.hosts and name != WORLD:

@@ -1,0 +1,54 @@
+"""Writes the contexts of the user's configuration file; `settings` reads them.
+
+Invariant: the file is replaced in one piece, and every context but the one meant stays as it was. Comments are lost:
+a file that is written by a program is the program's.
+"""
+
+import json
+from collections.abc import Mapping
+from os import environ
+
+from kvmove.cli.settings import ContextEntry, UserConfig, config_folder
+from kvmove.model.toml_file import read_toml
+
+
+def use_context(name: str, entry: ContextEntry, environment: Mapping[str, str] = environ) -> str | None:
+    """Add or replace a context and make it the current one; returns the name of the one before, to go back to.
+
+    :raise InvalidInput: the file that is there is damaged; it stays as it is.
+    """
+    config = _read(environment)
+    _write(UserConfig(current=name, contexts={**config.contexts, name: entry}), environment)
+    return config.current if config.current != name else None
+
+
+def forget_context(name: str, back_to: str | None = None, environment: Mapping[str, str] = environ) -> None:
+    """Remove a context; if it is the current one, `back_to` becomes current if it is still there, else none.
+
+    :raise InvalidInput: the file that is there is damaged; it stays as it is.
+    """
+    config = _read(environment)
+    contexts = {known: entry for known, entry in config.contexts.items() if known != name}
+    current = config.current if config.current != name else back_to
+    if len(contexts) < len(config.contexts):
+        _write(UserConfig(current=current if current in contexts else None, contexts=contexts), environment)
+
+
+def _read(environment: Mapping[str, str]) -> UserConfig:
+    file = config_folder(environment) / "config.toml"
+    return read_toml(file, UserConfig) if file.exists() else UserConfig()
+
+
+def _write(config: UserConfig, environment: Mapping[str, str]) -> None:
+    file = config_folder(environment) / "config.toml"
+    if config == UserConfig():
+        file.unlink(missing_ok=True)
+        return
+    lines = [f"current = {json.dumps(config.current)}", ""] if config.current else []
+    for name, entry in config.contexts.items():
+        lines += [f"[contexts.{json.dumps(name)}]", f"server = {json.dumps(entry.server)}"]
+        lines += [f"pki = {json.dumps(str(entry.pki))}", ""] if entry.pki else [""]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_suffix(".new")
+    new.write_text("\n".join(lines))
+    new.replace(file)
