@@ -1,0 +1,1 @@
+"""Typed clients of the manager's and the agents' interfaces."""

@@ -10,13 +10,15 @@ It does not retry, does not follow redirects, reads no proxy settings and keeps 
 from __future__ import annotations
 
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
+from yarl import URL
 
 from kvmove.errors import KvmoveError, NotAllowed, Unreachable, from_problem
 from kvmove.pki.contexts import client_context
@@ -48,7 +50,7 @@ class Peer:
         self._closed = False
 
     @classmethod
-    def over_tls(cls, address: str, pki: Path, expected: Identity) -> Peer:
+    def over_tls(cls, address: str, pki: Path, expected: Identity) -> Self:
         """The party `expected` at `address` (`https://IP:port` or `IP:port`); `pki` is the caller's own folder.
 
         :raise NotFound, NotAllowed: the folder's files are missing or broken.
@@ -60,13 +62,14 @@ class Peer:
         return cls(base, shown, tls=client_context(pki), expected=expected, socket=None)
 
     @classmethod
-    def over_socket(cls, path: Path) -> Peer:
+    def over_socket(cls, path: Path) -> Self:
         """The party that listens on the Unix socket `path`; the file's owner and mode say who may call."""
         return cls("http://localhost", str(path), tls=None, expected=None, socket=path)
 
     async def call(self, method: str, path: str, body: object = None, *, timeout: float = DEFAULT_TIMEOUT) -> Any:
         """Ask, and give the decoded JSON of the answer; None for an answer without content (204).
 
+        :param path: begins with a slash; what comes from people in it is percent-encoded by the caller.
         :param timeout: seconds within which the answer must be complete.
         :raise Unreachable: no answer, or none that can be understood; it may have been done all the same.
         :raise NotAllowed: the other side is not who it should be, or does not allow it.
@@ -91,7 +94,7 @@ class Peer:
         try:
             async with self._connected().request(
                 method,
-                self._base + path,
+                URL(self._base + path, encoded=True),
                 json=body,
                 headers=headers,
                 timeout=limits,
@@ -169,7 +172,7 @@ class Peer:
             return NotAllowed(f"{self.shown} is not for this user", hint="run the command as root")
         if self._socket is not None and isinstance(cause, FileNotFoundError):
             return Unreachable(f"{self.shown} does not exist", hint=self._hint())
-        reason = cause.strerror or str(cause) if isinstance(cause, OSError) else str(cause)
+        reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
         return Unreachable(f"{self.shown} gave no answer: {reason or type(cause).__name__}", hint=self._hint())
 
     def _hint(self) -> str:

@@ -1,0 +1,131 @@
+"""An agent's control interface as Python methods: what the manager and other agents use.
+
+Every method raises Unreachable when the agent does not answer (a change may have taken effect all the same),
+NotAllowed, or the error that the agent raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from kvmove.client.http import HttpClient, segment
+from kvmove.model.host import HostInfo
+from kvmove.model.move import HostRef, MovePlan, MoveStatus
+from kvmove.model.vm import VmDefinition, VmStatus
+from kvmove.pki.identity import Identity, Role
+from kvmove.pki.peer import DEFAULT_TIMEOUT
+
+_CHANGE_TIMEOUT = 150.0  # making disks or starting QEMU takes the agent up to minutes
+
+_HOST = TypeAdapter(HostInfo)
+_VM = TypeAdapter(VmStatus)
+_VMS = TypeAdapter(list[VmStatus])
+_MOVE = TypeAdapter(MoveStatus)
+_MOVES = TypeAdapter(list[MoveStatus])
+_FACTS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+_ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
+
+
+class AgentClient:
+    """The agent of `host`, called as the party whose certificates are in `pki`.
+
+    It connects at its first call. Close it in the end, or use it as a context manager.
+
+    :raise NotFound, NotAllowed: the files in `pki` are missing or broken.
+    """
+
+    def __init__(self, host: HostRef, pki: Path) -> None:
+        self._http = HttpClient.over_tls(host.control, pki, Identity(Role.AGENT, host.name))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def host(self) -> HostInfo:
+        return await self._http.ask(_HOST, "GET", "/v1/host")
+
+    async def vms(self) -> list[VmStatus]:
+        return await self._http.ask(_VMS, "GET", "/v1/vms")
+
+    async def define(self, definition: VmDefinition) -> VmStatus:
+        """Make the VM's disks and register it as owned by this host; it is off."""
+        return await self._http.ask(_VM, "POST", "/v1/vms", definition, timeout=_CHANGE_TIMEOUT)
+
+    async def delete(self, vm: UUID) -> None:
+        await self._http.ask(_ANYTHING, "DELETE", f"/v1/vms/{vm}", timeout=_CHANGE_TIMEOUT)
+
+    async def start(self, vm: UUID) -> VmStatus:
+        return await self._http.ask(_VM, "POST", f"/v1/vms/{vm}/start", timeout=_CHANGE_TIMEOUT)
+
+    async def stop(self, vm: UUID) -> VmStatus:
+        return await self._http.ask(_VM, "POST", f"/v1/vms/{vm}/stop", timeout=_CHANGE_TIMEOUT)
+
+    async def kill(self, vm: UUID) -> VmStatus:
+        return await self._http.ask(_VM, "POST", f"/v1/vms/{vm}/kill", timeout=_CHANGE_TIMEOUT)
+
+    async def expect_incoming(self, plan: MovePlan, ticket: str) -> None:
+        """The manager tells the destination to expect a move. `ticket` is 64 hex digits, used once."""
+        await self._http.ask(_ANYTHING, "POST", "/v1/incoming", {"plan": plan, "ticket": ticket})
+
+    async def start_move(self, plan: MovePlan, ticket: str) -> MoveStatus:
+        """The manager tells the source to start a move."""
+        return await self._http.ask(_MOVE, "POST", "/v1/moves", {"plan": plan, "ticket": ticket})
+
+    async def moves(self) -> list[MoveStatus]:
+        return await self._http.ask(_MOVES, "GET", "/v1/moves")
+
+    async def move(self, move_id: str) -> MoveStatus:
+        """How a move is, or how it ended; also after a restart of the agent."""
+        return await self._http.ask(_MOVE, "GET", f"/v1/moves/{segment(move_id)}")
+
+    def events(self, move_id: str) -> AsyncGenerator[MoveStatus, None]:
+        """The move at each change, about five a second, until it has ended.
+
+        :raise Unreachable: the stream broke or fell silent; the move goes on.
+        """
+        return self._http.lines(_MOVE, f"/v1/moves/{segment(move_id)}/events")
+
+    async def cancel(self, move_id: str) -> MoveStatus:
+        return await self._http.ask(_MOVE, "POST", f"/v1/moves/{segment(move_id)}/cancel")
+
+    async def incoming(self, move_id: str) -> dict[str, Any]:
+        """How the destination sees a move that comes to it."""
+        return await self._http.ask(_FACTS, "GET", f"/v1/incoming/{segment(move_id)}")
+
+    async def prepare_incoming(
+        self, move_id: str, body: Mapping[str, Any], timeout: float = _CHANGE_TIMEOUT
+    ) -> dict[str, Any]:
+        """The source tells the destination to make the disks and start QEMU."""
+        return await self._incoming(move_id, "prepare", body, timeout)
+
+    async def sync_incoming(
+        self, move_id: str, body: Mapping[str, Any], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[str, Any]:
+        """The source tells the destination to have its disks on stable storage."""
+        return await self._incoming(move_id, "sync", body, timeout)
+
+    async def take_over_incoming(
+        self, move_id: str, body: Mapping[str, Any], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[str, Any]:
+        """The source yields: the destination may commit and let the VM run."""
+        return await self._incoming(move_id, "take-over", body, timeout)
+
+    async def abandon_incoming(
+        self, move_id: str, body: Mapping[str, Any], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[str, Any]:
+        """The source tells the destination to end its QEMU and remove what the move made there."""
+        return await self._incoming(move_id, "abandon", body, timeout)
+
+    async def _incoming(self, move_id: str, step: str, body: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        path = f"/v1/incoming/{segment(move_id)}/{step}"
+        return await self._http.ask(_FACTS, "POST", path, dict(body), timeout=timeout)

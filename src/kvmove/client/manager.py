@@ -1,0 +1,143 @@
+"""The manager's interface (`/api/v1`) as Python methods: what the command line and scripts use.
+
+Every method raises Unreachable when the manager does not answer (a change may have taken effect all the same),
+NotAllowed, or the error that the manager raised. VMs are named by name, UUID or the beginning of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import TypeAdapter
+
+from kvmove.client.http import HttpClient, segment
+from kvmove.errors import InvalidInput
+from kvmove.model.host import HostDatastore, HostStatus
+from kvmove.model.move import MoveCheck, MoveRequest
+from kvmove.model.task import Task
+from kvmove.model.vm import VmDefinition, VmPlacement, VmStatus
+from kvmove.pki.identity import Identity, Role
+
+PREFIX = "/api/v1"
+_CHANGE_TIMEOUT = 180.0  # making a VM's disks or starting it is the agent's work of up to minutes
+
+_HOST = TypeAdapter(HostStatus)
+_HOSTS = TypeAdapter(list[HostStatus])
+_VM = TypeAdapter(VmStatus)
+_VMS = TypeAdapter(list[VmStatus])
+_DATASTORES = TypeAdapter(list[HostDatastore])
+_CHECK = TypeAdapter(MoveCheck)
+_TASK = TypeAdapter(Task)
+_TASKS = TypeAdapter(list[Task])
+_ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
+_NOTHING = TypeAdapter(type(None))
+
+
+class ManagerClient:
+    """The manager at `server`: `https://HOST:7440` (then `pki` is the caller's own folder) or `unix:/PATH`.
+
+    It connects at its first call. Close it in the end, or use it as a context manager.
+
+    :raise InvalidInput: `server` is neither, or https without `pki`.
+    :raise NotFound, NotAllowed: the files in `pki` are missing or broken.
+    """
+
+    def __init__(self, server: str, pki: Path | None = None) -> None:
+        if server.startswith("unix:/"):
+            self._http = HttpClient.over_socket(Path(server.removeprefix("unix:")))
+        elif not server.startswith("https://"):
+            raise InvalidInput(f"{server!r} is no manager", hint="write https://HOST:7440 or unix:/PATH")
+        elif pki is None:
+            raise InvalidInput(f"{server} asks for a certificate", hint="name the folder that holds yours")
+        else:
+            self._http = HttpClient.over_tls(server, pki, Identity(Role.MANAGER, "manager"))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def health(self) -> dict[str, Any]:
+        """What `/healthz` says."""
+        return dict(await self._http.ask(_ANYTHING, "GET", "/healthz"))
+
+    async def hosts(self) -> list[HostStatus]:
+        return await self._http.ask(_HOSTS, "GET", f"{PREFIX}/hosts")
+
+    async def host(self, name: str) -> HostStatus:
+        return await self._http.ask(_HOST, "GET", f"{PREFIX}/hosts/{segment(name)}")
+
+    async def datastores(self) -> list[HostDatastore]:
+        return await self._http.ask(_DATASTORES, "GET", f"{PREFIX}/datastores")
+
+    async def vms(self) -> list[VmStatus]:
+        return await self._http.ask(_VMS, "GET", f"{PREFIX}/vms")
+
+    async def vm(self, vm: str) -> VmStatus:
+        return await self._http.ask(_VM, "GET", f"{PREFIX}/vms/{segment(vm)}")
+
+    async def define_vm(self, host: str, definition: VmDefinition) -> VmStatus:
+        """Make a VM with empty disks on `host`; it is off."""
+        body = VmPlacement(host=host, definition=definition)
+        return await self._http.ask(_VM, "POST", f"{PREFIX}/vms", body, timeout=_CHANGE_TIMEOUT)
+
+    async def start_vm(self, vm: str) -> VmStatus:
+        return await self._change_vm(vm, "start")
+
+    async def stop_vm(self, vm: str) -> VmStatus:
+        """Ask the guest to shut down."""
+        return await self._change_vm(vm, "stop")
+
+    async def kill_vm(self, vm: str) -> VmStatus:
+        """End it as if the power went."""
+        return await self._change_vm(vm, "kill")
+
+    async def delete_vm(self, vm: str) -> None:
+        """Delete a VM that is off, and its disks. `vm` is the whole name or UUID."""
+        await self._http.ask(_NOTHING, "DELETE", f"{PREFIX}/vms/{segment(vm)}", timeout=_CHANGE_TIMEOUT)
+
+    async def check_move(self, request: MoveRequest) -> MoveCheck:
+        """What a move would do; changes nothing.
+
+        :raise CheckFailed: something blocks it; `detail` and `hint` name all of it.
+        """
+        return await self._http.ask(_CHECK, "POST", f"{PREFIX}/moves:check", request)
+
+    async def start_move(self, request: MoveRequest) -> Task:
+        """Start a move; the task tells how it goes on.
+
+        :raise CheckFailed: something blocks it.
+        """
+        return await self._http.ask(_TASK, "POST", f"{PREFIX}/moves", request, timeout=_CHANGE_TIMEOUT)
+
+    async def tasks(self) -> list[Task]:
+        return await self._http.ask(_TASKS, "GET", f"{PREFIX}/tasks")
+
+    async def task(self, task_id: str) -> Task:
+        return await self._http.ask(_TASK, "GET", f"{PREFIX}/tasks/{segment(task_id)}")
+
+    async def cancel_task(self, task_id: str) -> Task:
+        """Ask the source to stop the move; the task ends when the source is free again."""
+        return await self._http.ask(_TASK, "POST", f"{PREFIX}/tasks/{segment(task_id)}:cancel")
+
+    async def watch_task(self, task_id: str, after: int = -1) -> AsyncGenerator[Task, None]:
+        """The task now and at each change, in states later than revision `after`, until it has ended.
+
+        :raise Unreachable: the stream broke; go on with `after` = the last revision seen.
+        """
+        path = f"{PREFIX}/tasks/{segment(task_id)}/events"
+        async with aclosing(self._http.events(path, str(after) if after >= 0 else None)) as events:
+            async for event in events:
+                if event.event == "task":
+                    yield self._http.parse_text(_TASK, event.data)
+
+    async def _change_vm(self, vm: str, action: str) -> VmStatus:
+        path = f"{PREFIX}/vms/{segment(vm)}:{action}"
+        return await self._http.ask(_VM, "POST", path, timeout=_CHANGE_TIMEOUT)
