@@ -50,7 +50,7 @@ class RawFile:
             self._fd, self.is_direct = _open(name, flags, dir_fd, direct)
         except OSError as error:
             raise disk_error("open it", path, error) from error
-        self.size = os.lseek(self._fd, 0, os.SEEK_END)
+        self.size = os.fstat(self._fd).st_size
 
     def fileno(self) -> int:
         return self._fd

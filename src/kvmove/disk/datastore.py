@@ -1,0 +1,259 @@
+"""A datastore: a directory with an identity file, in which the VMs' disks lie.
+
+    .kvmove-datastore                       identity, {"id": uuid, "version": 1}
+    <uuid>/<disk>.raw                       the disks of a VM
+    <uuid>/.incoming-<move id>              the folder is partial, see `incoming`
+    .kvmove-quarantine/<uuid>.<move id>/    what a finished move left behind, see `quarantine`
+
+Invariant: every path is made here from a UUID and a checked name, never from a user's text, and below the datastore's
+own path no link is followed. Each call looks at the identity anew, so that nothing is ever written under a mount point
+whose file system is gone, or into another that was mounted there.
+
+Blocking calls; meant for a thread. Knows nothing of ownership: who may call what is decided above.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from kvmove.disk import incoming, quarantine
+from kvmove.disk.errors import disk_error
+from kvmove.disk.folder import Folder
+from kvmove.disk.quarantine import Quarantined
+from kvmove.disk.raw_file import RawFile
+from kvmove.disk.raw_target import RawTarget
+from kvmove.errors import Busy, InvalidInput, KvmoveError, NotFound
+from kvmove.model.host import DatastoreInfo
+from kvmove.model.names import NAME_PATTERN
+
+IDENTITY = ".kvmove-datastore"
+VERSION = 1
+
+_NAME = re.compile(NAME_PATTERN)
+
+
+class Datastore:
+    """An open datastore; make it with `create` or `open`. Holds nothing open between calls.
+
+    Every method may raise NotFound (the datastore or what is asked for is not there any more) and DiskError (the
+    storage failed, or a link lies where a folder or a disk should).
+    """
+
+    def __init__(self, name: str, path: Path, identity: UUID) -> None:
+        self.name = name
+        self.path = path
+        self.id = identity
+
+    # The datastore itself
+
+    @classmethod
+    def create(cls, name: str, path: Path) -> "Datastore":
+        """Make the existing directory `path` a datastore with an identity of its own.
+
+        :raise Busy: it is one already.
+        """
+        store = cls(_checked(name, "datastore"), path, uuid4())
+        with store._guard("make it a datastore"), Folder.at(path) as root:
+            if root.has(IDENTITY):
+                raise Busy(f"{path} is a datastore already", hint="Use it as it is.")
+            content = {"id": str(store.id), "version": VERSION}
+            root.write_new(IDENTITY, json.dumps(content).encode())
+        return store
+
+    @classmethod
+    def open(cls, name: str, path: Path) -> "Datastore":
+        """The datastore at `path`, which this host calls `name`.
+
+        :raise NotFound: no identity file: never made a datastore, or its file system is not mounted.
+        :raise InvalidInput: the identity file is damaged or of a later version.
+        """
+        store = cls(_checked(name, "datastore"), path, UUID(int=0))
+        with store._guard("open it"), Folder.at(path) as root:
+            store.id = store._identity(root)
+        return store
+
+    def info(self) -> DatastoreInfo:
+        """Identity, size and free space (bytes) now."""
+        with self._root("look at it") as root:
+            size, free = root.space()
+        return DatastoreInfo(name=self.name, id=self.id, path=str(self.path), size=size, free=free)
+
+    def vms(self) -> list[UUID]:
+        """The VMs that have a folder here, partial ones included."""
+        with self._root("list its VMs") as root:
+            return [vm for vm in map(_uuid, root.names()) if vm is not None]
+
+    # Disks
+
+    def disk_path(self, vm: UUID, disk: str) -> Path:
+        """Where this disk lies or will lie, for QEMU's command line."""
+        path = self._path_of(vm, disk)
+        with self._root(f"find {vm}/{disk}") as root:
+            if root.has(str(vm)):
+                with root.folder(str(vm)) as folder:
+                    if folder.has(path.name):
+                        folder.require_file(path.name)
+        return path
+
+    def create_disk(self, vm: UUID, disk: str, size: int, *, reserve: int = 0) -> Path:
+        """A new disk of `size` bytes without data, durable; the VM's folder is made when there is none.
+
+        `reserve` bytes must be free now. For a VM that moves in call `begin_incoming` before.
+
+        :raise CheckFailed: too little is free.
+        """
+        path = self._path_of(vm, disk)
+        with self._root(f"make {vm}/{disk}") as root:
+            is_new = not root.has(str(vm))
+            with root.make_folder(str(vm)) if is_new else root.folder(str(vm)) as folder:
+                try:
+                    with RawTarget.create(path, size, reserve=reserve, dir_fd=folder.fileno()) as target:
+                        target.sync()
+                except KvmoveError:
+                    if is_new:
+                        root.remove_tree(str(vm))
+                    raise
+                folder.sync()
+            root.sync()
+        return path
+
+    def open_source(self, vm: UUID, disk: str, *, direct: bool) -> RawFile:
+        """The disk, to be read; `direct` past the page cache."""
+        path = self._path_of(vm, disk)
+        with self._root(f"open {vm}/{disk}") as root, root.folder(str(vm)) as folder:
+            return RawFile(path, direct=direct, dir_fd=folder.fileno())
+
+    def open_target(self, vm: UUID, disk: str) -> RawTarget:
+        """The disk, to be written."""
+        path = self._path_of(vm, disk)
+        with self._root(f"open {vm}/{disk}") as root, root.folder(str(vm)) as folder:
+            return RawTarget(path, dir_fd=folder.fileno())
+
+    def delete_vm(self, vm: UUID) -> None:
+        """Delete the VM's disks here, beyond recovery. Nothing happens when there are none.
+
+        :raise Busy: a move brings this VM here.
+        """
+        with self._root(f"delete {vm}") as root:
+            if root.has(str(vm)):
+                incoming.require(root, vm, None)
+                quarantine.delete(root, vm)
+
+    # A move in
+
+    def begin_incoming(self, vm: UUID, move_id: str) -> None:
+        """Make the folder of a VM that moves in, partial, before its disks. Repeating it changes nothing.
+
+        :raise Busy: the VM has a folder here, whole or another move's.
+        """
+        with self._root(f"make room for {vm}") as root:
+            incoming.begin(root, vm, _checked(move_id, "move"))
+
+    def incoming_move(self, vm: UUID) -> str | None:
+        """The move that the VM's folder is partial for; None when it is whole, and the VM may be started."""
+        with self._root(f"look at {vm}") as root:
+            return incoming.move_of(root, vm)
+
+    def commit_incoming(self, vm: UUID, move_id: str) -> None:
+        """The VM is handed over: its folder is whole from now on, durably. Repeating it changes nothing.
+
+        Sync the disks before; this makes only their entries durable.
+
+        :raise Busy: the folder is partial for another move.
+        """
+        with self._root(f"take over {vm}") as root:
+            incoming.commit(root, vm, _checked(move_id, "move"))
+
+    def discard_incoming(self, vm: UUID, move_id: str) -> None:
+        """Delete what this move has brought here. Nothing happens when there is no folder.
+
+        :raise Busy: the folder is whole, or partial for another move; it is left as it is.
+        """
+        with self._root(f"discard what move {move_id} brought") as root:
+            if root.has(str(vm)):
+                incoming.require(root, vm, _checked(move_id, "move"))
+                quarantine.delete(root, vm)
+
+    # A move out
+
+    def quarantine(self, vm: UUID, move_id: str) -> Path:
+        """Put the disks of a VM that has moved away aside, durably, where no VM can be started from. Return where.
+
+        Repeating it changes nothing. A QEMU that has the disks open keeps them.
+
+        :raise Busy: the folder is partial: a move brings the VM here.
+        """
+        with self._root(f"put {vm} aside") as root:
+            if root.has(str(vm)):
+                incoming.require(root, vm, None)
+            return self.path / quarantine.put_aside(root, vm, _checked(move_id, "move"), time.time())
+
+    def quarantined(self) -> list[Quarantined]:
+        """What is put aside."""
+        with self._root("list what is put aside") as root:
+            return quarantine.put_aside_all(root)
+
+    def purge(self, older_than: float) -> list[str]:
+        """Delete for ever what was put aside `older_than` seconds ago or earlier, and what was left of deletions.
+        Return the folders' names."""
+        with self._root("purge what is put aside") as root:
+            return quarantine.purge(root, time.time() - older_than)
+
+    # Inside
+
+    def _path_of(self, vm: UUID, disk: str) -> Path:
+        return self.path / str(vm) / f"{_checked(disk, 'disk')}.raw"
+
+    @contextmanager
+    def _root(self, what: str) -> Iterator[Folder]:
+        with self._guard(what), Folder.at(self.path) as root:
+            found = self._identity(root)
+            if found != self.id:
+                raise NotFound(
+                    f"{self.path} is now datastore {found}, not {self.id}",
+                    hint=f"Mount the file system of datastore {self.name} there again.",
+                )
+            yield root
+
+    @contextmanager
+    def _guard(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise NotFound(f"datastore {self.name}: cannot {what}: {error.filename} does not exist") from error
+        except OSError as error:
+            raise disk_error(what, f"datastore {self.name} at {self.path}", error) from error
+
+    def _identity(self, root: Folder) -> UUID:
+        if not root.has(IDENTITY):
+            raise NotFound(
+                f"{self.path} is no datastore: there is no file {IDENTITY} in it",
+                hint="Mount its file system, or make it a datastore with `kvmove datastore create`.",
+            )
+        try:
+            content = json.loads(root.read(IDENTITY))
+            identity, version = UUID(content["id"]), content["version"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(f"{self.path / IDENTITY} is damaged", hint="Restore it from a backup.") from error
+        if version != VERSION:
+            raise InvalidInput(f"{self.path} is a datastore of version {version}; this kvmove knows {VERSION}")
+        return identity
+
+
+def _checked(name: str, kind: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(f"{name!r} cannot be the name of a {kind}", hint="Use letters, digits and inner . _ - only.")
+    return name
+
+
+def _uuid(name: str) -> UUID | None:
+    """The VM whose folder is called so; None for any other file."""
+    try:
+        vm = UUID(name)
+    except ValueError:
+        return None
+    return vm if str(vm) == name else None

@@ -1,0 +1,94 @@
+"""Disks that a finished move left behind, put aside for a time of grace; and the way every folder is deleted.
+
+    .kvmove-quarantine/<uuid>.<move id>/            a VM's folder with a tombstone.json in it
+    .kvmove-quarantine/<uuid>.gone-<random>/        a folder that is being deleted; no tombstone
+
+Invariant: a VM's folder leaves its place by one rename, whole, so a crash never leaves a VM with half of its disks.
+What has no tombstone was being deleted when the agent died, and `purge` takes it at any age.
+
+All functions get the datastore's root folder and raise OSError as the system calls do.
+"""
+
+import json
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+from kvmove.disk.folder import Folder
+
+QUARANTINE = ".kvmove-quarantine"
+TOMBSTONE = "tombstone.json"
+
+
+class Quarantined(NamedTuple):
+    """What a move left behind. `since` is the wall clock (seconds since 1970) when it was put there."""
+
+    name: str
+    vm: UUID
+    move_id: str
+    since: float
+
+
+def put_aside(root: Folder, vm: UUID, move_id: str, now: float) -> str:
+    """Move the VM's folder into the quarantine, durably, or find it there already. Return its path below the root."""
+    name = f"{vm}.{move_id}"
+    with _open(root) as quarantine:
+        if root.has(str(vm)) or not quarantine.has(name):
+            with root.folder(str(vm)) as folder:
+                if folder.has(TOMBSTONE):
+                    folder.remove(TOMBSTONE)  # of an attempt that was interrupted
+                tombstone = {"vm": str(vm), "move_id": move_id, "since": now}
+                folder.write_new(TOMBSTONE, json.dumps(tombstone).encode())
+            root.rename(str(vm), quarantine, name)
+    return f"{QUARANTINE}/{name}"
+
+
+def delete(root: Folder, vm: UUID) -> None:
+    """Delete the VM's folder beyond recovery, durably. It vanishes from its place before anything in it does."""
+    name = f"{vm}.gone-{uuid4().hex}"
+    with _open(root) as quarantine:
+        root.rename(str(vm), quarantine, name)
+        quarantine.remove_tree(name)
+        quarantine.sync()
+
+
+def put_aside_all(root: Folder) -> list[Quarantined]:
+    """What is put aside, without what is being deleted."""
+    found = []
+    with _open(root) as quarantine:
+        for name in quarantine.names():
+            since = _since(quarantine, name)
+            if since is not None:
+                vm, _, move_id = name.partition(".")
+                found.append(Quarantined(name, UUID(vm), move_id, since))
+    return found
+
+
+def purge(root: Folder, before: float) -> list[str]:
+    """Delete what was put aside before this time (seconds since 1970), durably. Return the names."""
+    gone = []
+    with _open(root) as quarantine:
+        for name in quarantine.names():
+            since = _since(quarantine, name)
+            if since is None or since <= before:
+                quarantine.remove_tree(name)
+                gone.append(name)
+        quarantine.sync()
+    return gone
+
+
+def _open(root: Folder) -> Folder:
+    if root.has(QUARANTINE):
+        return root.folder(QUARANTINE)
+    folder = root.make_folder(QUARANTINE)
+    root.sync()
+    return folder
+
+
+def _since(quarantine: Folder, name: str) -> float | None:
+    with quarantine.folder(name) as folder:
+        if not folder.has(TOMBSTONE):
+            return None
+        try:
+            return float(json.loads(folder.read(TOMBSTONE))["since"])
+        except (ValueError, KeyError, TypeError):
+            return float("inf")  # damaged: kept, rather than deleted too early

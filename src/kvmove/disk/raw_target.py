@@ -1,0 +1,161 @@
+"""The destination disk: a raw image that only the mover writes, until QEMU takes it over.
+
+Invariant: what is zero on the source takes no space here as far as the file system allows (thin stays thin), and the
+file has its final size from the start, because QEMU reads the size when it starts.
+
+Writes go through the page cache; `sync` makes them durable. After a failed `sync` the kernel may have dropped the
+pages that it could not write, so the disk must be thrown away: a second `sync` that succeeds would prove nothing.
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kvmove.disk.errors import disk_error
+from kvmove.disk.fallocate import punch_hole
+from kvmove.errors import CheckFailed
+from kvmove.units import MIB, format_size
+
+_ZEROES = memoryview(bytes(MIB))
+
+
+class RawTarget:
+    """A raw image, open for writing. Offsets and lengths in bytes, of any alignment. Safe for several threads that
+    write different ranges. With `dir_fd`, `path` is for messages and its last part is looked up in that folder.
+    """
+
+    def __init__(self, path: Path, *, dir_fd: int | None = None) -> None:
+        """Open an existing image. A symbolic link is refused.
+
+        :raise DiskError: it is not there, is a link, or may not be written.
+        """
+        self._take(path, _open(path, 0, dir_fd))
+
+    @classmethod
+    def create(cls, path: Path, size: int, *, reserve: int = 0, dir_fd: int | None = None) -> Self:
+        """A new image of `size` bytes that is one hole. `reserve` is what is going to be written to it: so much must
+        be free now (nothing keeps it free). The folder's entry is not durable before `sync_folder`.
+
+        :raise CheckFailed: less than `reserve` is free; nothing was created.
+        :raise DiskError: it exists, or cannot be created; then nothing is left of it.
+        """
+        fd = _open(path, os.O_CREAT | os.O_EXCL, dir_fd)
+        try:
+            _require_free(fd, path, reserve)
+            os.truncate(fd, size)
+        except BaseException as error:
+            os.close(fd)
+            os.unlink(path if dir_fd is None else path.name, dir_fd=dir_fd)
+            if isinstance(error, OSError):
+                raise disk_error(f"make it {size} bytes long", path, error) from error
+            raise
+        target = cls.__new__(cls)
+        target._take(path, fd)
+        return target
+
+    def _take(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self.size = os.fstat(fd).st_size
+        self._can_punch = True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def write_at(self, offset: int, data: memoryview | bytes) -> None:
+        """Write all of `data`.
+
+        :raise DiskError: naming the range; how much of it was written is unknown.
+        """
+        view = memoryview(data)
+        try:
+            while view:
+                count = os.pwrite(self._fd, view, offset)
+                view = view[count:]
+                offset += count
+        except OSError as error:
+            raise disk_error(f"write {len(view)} bytes at {offset}", self.path, error) from error
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        """Make the range zero and give its space back where the file system can; else write zeroes.
+
+        :raise DiskError: naming the range; how much of it is zero is unknown.
+        """
+        if not length:
+            return
+        try:
+            if self._can_punch and punch_hole(self._fd, offset, length):
+                return
+        except OSError as error:
+            raise disk_error(f"make {length} bytes at {offset} zero", self.path, error) from error
+        self._can_punch = False
+        while length:
+            count = min(length, len(_ZEROES))
+            self.write_at(offset, _ZEROES[:count])
+            offset += count
+            length -= count
+
+    def sync(self) -> None:
+        """Make what was written durable (fdatasync).
+
+        :raise DiskError: the disk cannot be trusted any more; throw it away.
+        """
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise disk_error("make it durable", self.path, error) from error
+
+    def sync_folder(self) -> None:
+        """Make the file's entry in its folder durable.
+
+        :raise DiskError: the storage failed.
+        """
+        try:
+            fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise disk_error("make its folder durable", self.path, error) from error
+
+    def allocated(self) -> int:
+        """Bytes that it takes on the file system, as far as that has decided yet (delayed allocation)."""
+        return os.fstat(self._fd).st_blocks * 512
+
+    def drop_cache(self, offset: int, length: int) -> None:
+        """Tell the kernel that these pages are not needed again; pages that are not written yet stay. Advice only."""
+        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+    def close(self) -> None:
+        """Not a `sync`. May be called twice."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _open(path: Path, flags: int, dir_fd: int | None) -> int:
+    name = path if dir_fd is None else path.name
+    try:
+        return os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600, dir_fd=dir_fd)
+    except OSError as error:
+        raise disk_error("create it" if flags else "open it", path, error) from error
+
+
+def _require_free(fd: int, path: Path, reserve: int) -> None:
+    system = os.fstatvfs(fd)
+    free = system.f_bavail * system.f_frsize
+    if free < reserve:
+        raise CheckFailed(
+            f"{path.parent} has {format_size(free)} free; the disk's data needs {format_size(reserve)}",
+            hint="Free space on the datastore, or choose another.",
+        )

@@ -1,0 +1,327 @@
+"""Datastores: identity, names, partial folders, quarantine."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from kvmove.disk.datastore import IDENTITY, Datastore
+from kvmove.disk.errors import DiskError
+from kvmove.errors import Busy, CheckFailed, InvalidInput, NotFound
+
+VM = UUID("11111111-2222-3333-4444-555555555555")
+OTHER = UUID("11111111-2222-3333-4444-666666666666")
+MIB = 1024 * 1024
+
+HOSTILE = ["../x", "..", ".", "", "a/b", "/etc/passwd", ".hidden", "a\0b", "a\n", "-x-", "a" * 64, "a b", "ä", "x,y=z"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def store(path: Path) -> Datastore:
+    return Datastore.create("local", path)
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def tree(path: Path) -> list[str]:
+    return sorted(str(entry.relative_to(path)) for entry in path.rglob("*") if entry.name != IDENTITY)
+
+
+def test_an_identity_stays_and_tells_two_datastores_apart(store: Datastore, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    assert Datastore.open("shared", path).id == store.id
+    assert Datastore.create("local", tmp_path / "second").id != store.id
+
+
+def test_a_directory_is_made_a_datastore_once(store: Datastore, path: Path) -> None:
+    with pytest.raises(Busy):
+        Datastore.create("local", path)
+    assert Datastore.open("local", path).id == store.id
+
+
+def test_without_identity_it_is_said_what_to_do(path: Path) -> None:
+    with pytest.raises(NotFound, match="is no datastore") as caught:
+        Datastore.open("local", path)
+    assert "Mount" in caught.value.hint
+    with pytest.raises(NotFound, match="does not exist"):
+        Datastore.open("local", path / "none")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"id": "x", "version": 1}', '{"id": 7, "version": 1}', "\\"])
+def test_a_damaged_identity_is_told(store: Datastore, path: Path, content: str) -> None:
+    (path / IDENTITY).write_text(content)
+    with pytest.raises(InvalidInput, match="damaged"):
+        Datastore.open("local", path)
+
+
+def test_a_later_version_is_refused(store: Datastore, path: Path) -> None:
+    (path / IDENTITY).write_text(json.dumps({"id": str(store.id), "version": 2}))
+    with pytest.raises(InvalidInput, match="version 2"):
+        Datastore.open("local", path)
+
+
+def test_info_tells_size_and_free_space(store: Datastore, path: Path) -> None:
+    info = store.info()
+    assert (info.name, info.id, info.path) == ("local", store.id, str(path))
+    assert 0 < info.free < info.size
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda store: store.info(),
+        lambda store: store.create_disk(VM, "root", MIB),
+        lambda store: store.begin_incoming(VM, "m1"),
+        lambda store: store.quarantine(VM, "m1"),
+        lambda store: store.purge(0),
+    ],
+)
+def test_nothing_is_done_once_the_file_system_is_gone(
+    store: Datastore, path: Path, act: Callable[[Datastore], object]
+) -> None:
+    (path / IDENTITY).unlink()
+    with pytest.raises(NotFound):
+        act(store)
+    assert tree(path) == []
+    Datastore.create("local", path)  # another one was mounted there
+    with pytest.raises(NotFound, match="is now datastore"):
+        act(store)
+    assert tree(path) == []
+
+
+def test_a_disk_lies_where_the_vm_and_its_name_say(store: Datastore, path: Path) -> None:
+    made = store.create_disk(VM, "root", 10 * MIB)
+    assert made == store.disk_path(VM, "root") == path / str(VM) / "root.raw"
+    assert made.stat().st_size == 10 * MIB
+    assert made.stat().st_blocks == 0
+    assert made.parent.stat().st_mode & 0o777 == 0o700
+    store.create_disk(VM, "data", MIB)
+    assert tree(path) == [str(VM), f"{VM}/data.raw", f"{VM}/root.raw"]
+    assert store.vms() == [VM]
+
+
+def test_a_disk_is_read_and_written_through_its_name(store: Datastore) -> None:
+    store.create_disk(VM, "root", MIB)
+    with store.open_target(VM, "root") as target:
+        target.write_at(100, b"hello")
+        target.sync_folder()
+    with store.open_source(VM, "root", direct=True) as source:
+        buffer = memoryview(bytearray(5))
+        source.read_into(buffer, 100)
+        assert bytes(buffer) == b"hello"
+    with pytest.raises(DiskError):
+        store.open_source(VM, "none", direct=False)
+    with pytest.raises(NotFound):
+        store.open_target(OTHER, "root")
+
+
+def test_a_disk_is_made_once_and_only_where_there_is_room(store: Datastore, path: Path) -> None:
+    with pytest.raises(CheckFailed):
+        store.create_disk(VM, "root", MIB, reserve=2**60)
+    assert tree(path) == []
+    store.create_disk(VM, "root", MIB)
+    with pytest.raises(DiskError, match="File exists"):
+        store.create_disk(VM, "root", MIB)
+    assert tree(path) == [str(VM), f"{VM}/root.raw"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_that_could_leave_the_datastore_are_refused(store: Datastore, tmp_path: Path, name: str) -> None:
+    before = tree(tmp_path)
+    for act in (
+        lambda: store.disk_path(VM, name),
+        lambda: store.create_disk(VM, name, MIB),
+        lambda: store.open_source(VM, name, direct=False),
+        lambda: store.open_target(VM, name),
+        lambda: store.begin_incoming(VM, name),
+        lambda: store.commit_incoming(VM, name),
+        lambda: Datastore.open(name, store.path),
+    ):
+        with pytest.raises(InvalidInput):
+            act()
+    store.create_disk(VM, "root", MIB)
+    with pytest.raises(InvalidInput):
+        store.quarantine(VM, name)
+    with pytest.raises(InvalidInput):
+        store.discard_incoming(VM, name)
+    assert [entry for entry in tree(tmp_path) if str(VM) not in entry and ".kvmove" not in entry] == before
+
+
+def test_links_are_not_followed(store: Datastore, path: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "root.raw").write_bytes(b"precious")
+    (path / str(OTHER)).symlink_to(outside)
+    store.create_disk(VM, "root", MIB)
+    (path / str(VM) / "link.raw").symlink_to(outside / "root.raw")
+    (path / str(VM) / "dangling.raw").symlink_to(outside / "new.raw")
+    opens: list[Callable[[UUID, str], object]] = [
+        store.disk_path,
+        store.open_target,
+        lambda vm, disk: store.create_disk(vm, disk, MIB),
+        lambda vm, disk: store.open_source(vm, disk, direct=False),
+    ]
+    for vm, disk in ((OTHER, "root"), (OTHER, "new"), (VM, "link"), (VM, "dangling")):
+        for open_ in opens:
+            with pytest.raises(DiskError):
+                open_(vm, disk)
+    moves: list[Callable[[UUID, str], object]] = [store.begin_incoming, store.discard_incoming, store.quarantine]
+    for act in moves:
+        with pytest.raises(DiskError):
+            act(OTHER, "m1")
+    with pytest.raises(DiskError):
+        store.delete_vm(OTHER)
+    store.delete_vm(VM)
+    assert (outside / "root.raw").read_bytes() == b"precious"
+    assert tree(outside) == ["root.raw"]
+
+
+def test_a_quarantine_that_is_a_link_is_not_followed(store: Datastore, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (path / ".kvmove-quarantine").symlink_to(tmp_path / "outside")
+    store.create_disk(VM, "root", MIB)
+    with pytest.raises(DiskError):
+        store.quarantine(VM, "m1")
+    assert store.vms() == [VM]
+    assert tree(tmp_path / "outside") == []
+
+
+def test_deleting_takes_this_vm_and_no_other(store: Datastore) -> None:
+    store.create_disk(VM, "root", MIB)
+    store.create_disk(OTHER, "root", MIB)
+    store.delete_vm(VM)
+    store.delete_vm(VM)
+    assert store.vms() == [OTHER]
+    assert store.purge(0) == []
+
+
+def test_a_move_in_is_partial_until_it_is_committed(store: Datastore, path: Path) -> None:
+    store.begin_incoming(VM, "m1")
+    store.begin_incoming(VM, "m1")
+    store.create_disk(VM, "root", MIB)
+    assert store.incoming_move(VM) == "m1"
+    store.commit_incoming(VM, "m1")
+    store.commit_incoming(VM, "m1")
+    assert store.incoming_move(VM) is None
+    assert tree(path) == [str(VM), f"{VM}/root.raw"]
+
+
+def test_a_partial_folder_belongs_to_its_own_move(store: Datastore, path: Path) -> None:
+    store.begin_incoming(VM, "m1")
+    store.create_disk(VM, "root", MIB)
+    before = tree(path)
+    for act in (
+        lambda: store.begin_incoming(VM, "m2"),
+        lambda: store.commit_incoming(VM, "m2"),
+        lambda: store.discard_incoming(VM, "m2"),
+        lambda: store.delete_vm(VM),
+        lambda: store.quarantine(VM, "m1"),
+    ):
+        with pytest.raises(Busy):
+            act()
+    assert tree(path) == before
+    assert store.incoming_move(VM) == "m1"
+
+
+def test_a_whole_folder_is_no_moves_to_take_or_discard(store: Datastore, path: Path) -> None:
+    store.create_disk(VM, "root", MIB)
+    with pytest.raises(Busy):
+        store.begin_incoming(VM, "m1")
+    with pytest.raises(Busy):
+        store.discard_incoming(VM, "m1")
+    assert tree(path) == [str(VM), f"{VM}/root.raw"]
+
+
+def test_discarding_leaves_nothing_and_may_be_repeated(store: Datastore, path: Path) -> None:
+    store.begin_incoming(VM, "m1")
+    store.create_disk(VM, "root", MIB)
+    store.discard_incoming(VM, "m1")
+    store.discard_incoming(VM, "m1")
+    assert store.vms() == []
+    assert tree(path) == [".kvmove-quarantine"]
+
+
+def test_a_commit_without_a_folder_is_an_error(store: Datastore) -> None:
+    with pytest.raises(NotFound):
+        store.commit_incoming(VM, "m1")
+    with pytest.raises(NotFound):
+        store.incoming_move(VM)
+
+
+def test_a_folder_never_appears_without_its_marker(store: Datastore, path: Path) -> None:
+    (path / f".kvmove-new-{VM}").mkdir()  # an agent died there
+    store.begin_incoming(VM, "m1")
+    assert store.incoming_move(VM) == "m1"
+    assert tree(path) == [str(VM), f"{VM}/.incoming-m1"]
+
+
+def test_quarantined_disks_are_kept_whole_and_no_vms(store: Datastore, path: Path) -> None:
+    store.create_disk(VM, "root", MIB)
+    with store.open_target(VM, "root") as held:
+        where = store.quarantine(VM, "m1")
+        held.write_at(0, b"still open")
+    assert where == path / ".kvmove-quarantine" / f"{VM}.m1"
+    assert store.quarantine(VM, "m1") == where
+    assert (where / "root.raw").read_bytes()[:10] == b"still open"
+    assert store.vms() == []
+    [kept] = store.quarantined()
+    assert (kept.vm, kept.move_id, kept.name) == (VM, "m1", f"{VM}.m1")
+    assert json.loads((where / "tombstone.json").read_text())["since"] == kept.since
+
+
+def test_only_what_is_old_enough_is_purged(store: Datastore, path: Path) -> None:
+    for vm, move_id in ((VM, "old"), (OTHER, "new")):
+        store.create_disk(vm, "root", MIB)
+        tombstone = store.quarantine(vm, move_id) / "tombstone.json"
+    old = path / ".kvmove-quarantine" / f"{VM}.old" / "tombstone.json"
+    content = json.loads(old.read_text())
+    old.write_text(json.dumps(content | {"since": content["since"] - 3601}))
+    assert store.purge(3600) == [f"{VM}.old"]
+    assert [kept.move_id for kept in store.quarantined()] == ["new"]
+    tombstone.write_text("damaged")
+    assert store.purge(0) == []
+
+
+def test_leftovers_of_a_deletion_are_purged_at_any_age(store: Datastore, path: Path) -> None:
+    (path / ".kvmove-quarantine" / f"{VM}.gone-1").mkdir(parents=True)
+    assert store.quarantined() == []
+    assert store.purge(10**9) == [f"{VM}.gone-1"]
+
+
+def test_a_vm_may_come_back_and_leave_again(store: Datastore) -> None:
+    for move_id in ("m1", "m3"):
+        store.begin_incoming(VM, f"in-{move_id}")
+        store.create_disk(VM, "root", MIB)
+        store.commit_incoming(VM, f"in-{move_id}")
+        store.quarantine(VM, move_id)
+    assert sorted(kept.move_id for kept in store.quarantined()) == ["m1", "m3"]
+
+
+def test_an_interrupted_quarantine_is_finished_by_the_next_call(store: Datastore, path: Path) -> None:
+    store.create_disk(VM, "root", MIB)
+    (path / str(VM) / "tombstone.json").write_text("{}")
+    store.quarantine(VM, "m1")
+    assert [kept.move_id for kept in store.quarantined()] == ["m1"]
+
+
+def test_no_file_stays_open(store: Datastore) -> None:
+    before = open_files()
+    store.create_disk(VM, "root", MIB)
+    store.open_source(VM, "root", direct=False).close()
+    store.open_target(VM, "root").close()
+    store.quarantine(VM, "m1")
+    with pytest.raises(NotFound):
+        store.open_target(VM, "root")
+    store.purge(0)
+    assert open_files() == before
