@@ -93,6 +93,7 @@ _Static_assert(sizeof(struct record) == 20, "record");
 struct report {
     struct datagram_header head;
     uint64_t base_ns;
+    uint64_t oldest; /* number of the oldest report that the guest may still send */
     uint16_t writers;
     uint16_t records;
     uint32_t corrupt_pages;
@@ -100,7 +101,7 @@ struct report {
     uint32_t reports_lost; /* overwritten before the recorder had them */
     /* writer_status[writers], record[records] */
 };
-_Static_assert(sizeof(struct report) == 64, "report");
+_Static_assert(sizeof(struct report) == 72, "report");
 
 uint32_t crc32c(const void *data, size_t length);
 uint64_t mix64(uint64_t x);

@@ -67,10 +67,13 @@ static void seal(uint64_t at_ns)
     uint64_t number = ++sealed;
     if (number > RING && received < number - RING)
         reports_lost++;
+    uint64_t oldest = received + 1 > number ? number : received + 1;
+    if (number >= RING && oldest + RING <= number)
+        oldest = number - RING + 1;
     uint8_t *at = ring[number % RING].data;
     size_t length = sizeof(struct report) + sizeof *status * (size_t)writers + sizeof *pending * (size_t)pending_count;
     struct report report = {.head = report_header(TYPE_REPORT, length, number, at_ns), .base_ns = pending_base_ns,
-                            .writers = (uint16_t)writers, .records = (uint16_t)pending_count,
+                            .oldest = oldest, .writers = (uint16_t)writers, .records = (uint16_t)pending_count,
                             .corrupt_pages = totals.corrupt_pages, .io_errors = totals.io_errors,
                             .reports_lost = reports_lost};
     memcpy(at, &report, sizeof report);

@@ -32,7 +32,7 @@ struct boot {
 
 struct operation {
     uint32_t seq;
-    uint8_t boot, writer;
+    uint16_t boot, writer; /* no padding: compared as bytes */
 };
 
 struct ledger {

@@ -1,4 +1,5 @@
-"""Writes the archive that a kernel unpacks as its first root: cpio, format newc (Linux Documentation/driver-api/early-userspace).
+"""Writes the archive that a kernel unpacks as its first root: cpio, format newc (Linux Documentation/driver-
+api/early-userspace).
 
 Pure: entries in, bytes out, and the same entries always make the same bytes (no times, no owners).
 """

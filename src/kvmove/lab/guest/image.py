@@ -1,7 +1,8 @@
-"""Builds the ledger guest: the kernel out of its Debian package, an initramfs with the C program, and the tools for the host.
+"""Builds the ledger guest: the kernel out of its Debian package, an initramfs with the C program, and the tools for
+the host.
 
-Invariant: a file in the build folder is whole or absent (it is renamed into place), and it is rebuilt when a source is newer.
-Installs nothing; the package is downloaded by apt and unpacked into the build folder.
+Invariant: a file in the build folder is whole or absent (it is renamed into place), and it is rebuilt when a source
+is newer. Installs nothing; the package is downloaded by apt and unpacked into the build folder.
 """
 
 import argparse
