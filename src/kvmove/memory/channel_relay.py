@@ -1,0 +1,247 @@
+"""QEMU's migration connections, each over a stream of its own between the hosts.
+
+QEMU connects to a Unix socket of the source's relay: one main channel and, with multifd, several more. Each becomes a
+stream (role MEMORY) to the destination, where the other end connects to the Unix socket of the waiting QEMU.
+
+- QEMU 7.2 takes the first connection it accepts for the main channel, so the relay tells them apart by their first
+  four bytes, connects the main channel first, and holds the others back until the destination has it.
+- One stream per channel: QEMU 7.2 reads nothing from main until all multifd channels are there, and later stops
+  reading main while it waits for them, so channels that shared a connection would deadlock.
+- An end or a break on one side is passed on at once, after what came before it.
+
+One thread per channel. Deliberately not here: what the bytes mean, and QMP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from kvmove.transport.stream import Stream, StreamLost
+
+log = logging.getLogger(__name__)
+
+MAIN_MAGIC = b"QEVM"
+"""First bytes of the main channel (QEMU migration/savevm.c, QEMU_VM_FILE_MAGIC); multifd's are 11 22 33 44."""
+
+MAIN_CHANNEL = 0
+CHUNK = 256 * 1024
+CONNECT_SECONDS = 10.0
+
+
+class ChannelPump:
+    """Carries bytes both ways between a Unix socket of QEMU and a stream, in one thread (see `transport.stream`)."""
+
+    def __init__(self, local: socket.socket, stream: Stream) -> None:
+        self.stream = stream
+        self._local = local
+        self._from_local = memoryview(bytearray(CHUNK))
+        self._to_local = memoryview(bytearray(CHUNK))
+        self._waiting = self._to_local[:0]
+        local.setblocking(False)
+
+    def run(self) -> None:
+        """Until either side ends; then both are closed."""
+        try:
+            while self._step():
+                pass
+        except (StreamLost, OSError) as error:
+            log.info("a memory channel ended: %s", error)
+        finally:
+            with contextlib.suppress(OSError):
+                self._flush_local()
+            self._local.close()
+            self.stream.close()
+
+    def cut(self) -> None:
+        """From any thread: break the channel."""
+        self.stream.shutdown()
+
+    def _step(self) -> bool:
+        """Move what can be moved; False once QEMU has closed its side and all of it is sent."""
+        moved = self._local_to_stream()
+        if moved is None:
+            while self.stream.unsent:
+                self.stream.wait(1.0)
+                self.stream.flush()
+            return False
+        if not self._waiting:
+            received = self.stream.receive_into(self._to_local)
+            self._waiting = self._to_local[:received]
+            moved += received
+        moved += self._flush_local()
+        if not moved:
+            self._wait()
+        return True
+
+    def _local_to_stream(self) -> int | None:
+        """Bytes taken from QEMU; None at its end."""
+        self.stream.flush()
+        if self.stream.unsent:
+            return 0
+        try:
+            count = self._local.recv_into(self._from_local)
+        except BlockingIOError:
+            return 0
+        if count == 0:
+            return None
+        self.stream.queue(self._from_local[:count])
+        self.stream.flush()
+        return count
+
+    def _flush_local(self) -> int:
+        sent = 0
+        while self._waiting:
+            try:
+                count = self._local.send(self._waiting)
+            except BlockingIOError:
+                break
+            self._waiting = self._waiting[count:]
+            sent += count
+        return sent
+
+    def _wait(self) -> None:
+        if self.stream.has_input() and not self._waiting:
+            return
+        poll = select.poll()
+        local = 0 if self.stream.unsent else select.POLLIN
+        remote = select.POLLOUT if self.stream.unsent else 0
+        if self._waiting:
+            local |= select.POLLOUT
+        else:
+            remote |= select.POLLIN
+        if local:
+            poll.register(self._local, local)
+        poll.register(self.stream.sock, remote)
+        poll.poll(1000)
+
+
+class SourceRelay:
+    """Listens for the source's QEMU. `dial` opens the stream of a channel by its number (0 is main)."""
+
+    def __init__(self, path: Path, channels: int, dial: Callable[[int], Stream]) -> None:
+        self.failure = ""
+        self._path = path
+        self._expected = 1 + channels
+        self._dial = dial
+        self._pumps: list[ChannelPump] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        path.unlink(missing_ok=True)
+        self._listener.bind(str(path))
+        path.chmod(0o600)
+        self._listener.listen(self._expected)
+        self._thread = threading.Thread(target=self._accept_all, name="memory-accept", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def sent(self) -> dict[str, int]:
+        """Bytes sent so far, by NIC."""
+        total: dict[str, int] = {}
+        with self._lock:
+            for pump in self._pumps:
+                total[pump.stream.nic] = total.get(pump.stream.nic, 0) + pump.stream.bytes_sent
+        return total
+
+    def close(self) -> None:
+        """Break all channels and listen no more; QEMU's migration fails, if it was under way."""
+        with self._lock:
+            self._closed = True
+            pumps = list(self._pumps)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for pump in pumps:
+            pump.cut()
+        self._path.unlink(missing_ok=True)
+
+    def _accept_all(self) -> None:
+        held: list[socket.socket] = []
+        main_is_open = False
+        try:
+            for _ in range(self._expected):
+                local, _ = self._listener.accept()
+                if main_is_open:
+                    self._open(local)
+                elif self._first_bytes(local) == MAIN_MAGIC:
+                    self._open(local)
+                    main_is_open = True
+                    while held:
+                        self._open(held.pop(0))
+                else:
+                    held.append(local)
+        except (OSError, StreamLost) as error:
+            if not self._closed:
+                self.failure = f"a memory channel could not be opened: {error}"
+                log.warning("%s", self.failure)
+        finally:
+            for local in held:
+                local.close()
+
+    @staticmethod
+    def _first_bytes(local: socket.socket) -> bytes:
+        """The channel's magic, left in the socket."""
+        local.settimeout(CONNECT_SECONDS)
+        return local.recv(len(MAIN_MAGIC), socket.MSG_PEEK | socket.MSG_WAITALL)
+
+    def _open(self, local: socket.socket) -> None:
+        try:
+            stream = self._dial(len(self._pumps))
+        except StreamLost:
+            local.close()  # QEMU sees its migration fail
+            raise
+        pump = ChannelPump(local, stream)
+        with self._lock:
+            self._pumps.append(pump)
+            if self._closed:
+                pump.cut()
+        threading.Thread(target=pump.run, name="memory-channel", daemon=True).start()
+
+
+class DestinationRelay:
+    """Connects incoming memory channels to the Unix socket of the waiting QEMU."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._main_is_open = threading.Event()
+        self._pumps: list[ChannelPump] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def accept(self, number: int, stream: Stream) -> Callable[[], None]:
+        """Connect a channel to QEMU; the source is welcomed only after that, so main is first there.
+
+        :raise StreamLost: QEMU does not listen, or another channel came before main.
+        """
+        if number != MAIN_CHANNEL and not self._main_is_open.wait(CONNECT_SECONDS):
+            raise StreamLost("the main channel is not open")
+        local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            local.connect(str(self._path))
+        except OSError as error:
+            local.close()
+            raise StreamLost(f"the destination's QEMU does not take the channel: {error}") from error
+        pump = ChannelPump(local, stream)
+        with self._lock:
+            if self._closed:
+                local.close()
+                raise StreamLost("the move is over")
+            self._pumps.append(pump)
+        if number == MAIN_CHANNEL:
+            self._main_is_open.set()
+        return pump.run
+
+    def close(self) -> None:
+        """Break all channels."""
+        with self._lock:
+            self._closed = True
+            pumps = list(self._pumps)
+        for pump in pumps:
+            pump.cut()
