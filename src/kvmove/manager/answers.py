@@ -41,7 +41,7 @@ def _known(_request: Request, error: Exception) -> Response:
 def _invalid(_request: Request, error: Exception) -> Response:
     faults = cast(RequestValidationError, error).errors()
     said = "; ".join(explain_fault(fault["type"], _place(fault["loc"]), fault["msg"]) for fault in faults)
-    return problem_response(InvalidInput(f"The request is not valid: {said}."))
+    return problem_response(InvalidInput(f"the request is not valid: {said}"))
 
 
 def _place(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
@@ -51,9 +51,9 @@ def _place(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
 def _http(request: Request, error: Exception) -> Response:
     status = cast(HTTPException, error).status_code
     if status == 405:
-        said: KvmoveError = InvalidInput(f"{request.method} is not possible on {request.url.path}.")
+        said: KvmoveError = InvalidInput(f"{request.method} is not possible on {request.url.path}")
     elif status == 404:
-        said = NotFound(f"There is nothing at {request.url.path}.", hint="GET /openapi.json lists what there is.")
+        said = NotFound(f"there is nothing at {request.url.path}", hint="GET /openapi.json lists what there is")
     else:
         said = InvalidInput(str(cast(HTTPException, error).detail))
     return problem_response(said, status)
@@ -62,5 +62,5 @@ def _http(request: Request, error: Exception) -> Response:
 def _unknown(request: Request, error: Exception) -> Response:
     _LOG.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
     return problem_response(
-        KvmoveError("The manager met an error that it did not expect.", hint="The manager's log has the details.")
+        KvmoveError("the manager met an error that it did not expect", hint="the manager's log has the details")
     )

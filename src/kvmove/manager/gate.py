@@ -29,8 +29,8 @@ def check_access(peer: Identity | None, path: str) -> None:
     """
     if peer is None:
         raise NotAllowed(
-            "This connection carries no certificate of this installation.",
-            hint="As root use the manager's Unix socket; elsewhere an operator's certificate (kvmove pki issue).",
+            "this connection carries no certificate of this installation",
+            hint="as root use the manager's Unix socket; elsewhere an operator's certificate (kvmove pki issue)",
         )
     for prefix, roles in ALLOWED:
         if path.startswith(prefix):
@@ -38,8 +38,8 @@ def check_access(peer: Identity | None, path: str) -> None:
                 return
             break
     raise NotAllowed(
-        f"{peer.role.capitalize()} {peer.name} may not use {path}.",
-        hint="Operators use /api; agents use /registry.",
+        f"{peer} may not use {path}",
+        hint="operators use /api, agents use /registry",
     )
 
 

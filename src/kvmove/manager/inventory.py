@@ -86,7 +86,7 @@ class Inventory:
             silent = [name for name, seen in sorted(self._hosts.items()) if not seen.reachable]
             if not silent:
                 raise
-            hint = f"{error.hint} {', '.join(silent)} does not answer; VMs there may be missing.".strip()
+            hint = f"{error.hint}; {', '.join(silent)} does not answer, VMs there may be missing"
             raise NotFound(error.detail, hint=hint) from error
 
     def agent(self, name: str) -> Agent:
@@ -105,15 +105,15 @@ class Inventory:
         seen = self._seen(name)
         if seen.info is None or not seen.reachable:
             raise Unreachable(
-                f"Host {name} does not answer: {seen.reason}.",
-                hint=f"Look on {name}: systemctl status kvmove-agent. Its control address is {seen.ref.control}.",
+                f"host {name} does not answer: {seen.reason}",
+                hint=f"look on {name} (control address {seen.ref.control}): systemctl status kvmove-agent",
             )
         return seen.info
 
     def _seen(self, name: str) -> _Seen:
         seen = self._hosts.get(name)
         if seen is None:
-            raise NotFound(f"There is no host {name!r}.", hint=did_you_mean(name, self._hosts))
+            raise NotFound(f"there is no host {name!r}", hint=did_you_mean(name, self._hosts))
         return seen
 
     async def _ask(self, seen: _Seen) -> None:
@@ -130,7 +130,7 @@ async def _question(seen: _Seen) -> None:
     except TimeoutError:
         reason = f"no answer within {ANSWER_SECONDS:.0f} s"
     except KvmoveError as error:
-        reason = error.detail.rstrip(".")
+        reason = error.detail
     else:
         seen.info, seen.vms, reason = info, vms, ""
     if reason != seen.reason:

@@ -23,11 +23,11 @@ def find_vm(vms: Sequence[VmStatus], text: str, *, exact: bool = False) -> VmSta
             return found[0]
         if found:
             raise InvalidInput(
-                f"{text!r} could be {_listed(found)}.", hint="Write the whole name, or the UUID when names are equal."
+                f"{text!r} could be {_listed(found)}", hint="write the whole name, or the UUID when names are equal"
             )
         if exact:
             break
-    raise NotFound(f"There is no VM {text!r}.", hint=did_you_mean(text, [vm.definition.name for vm in vms]))
+    raise NotFound(f"there is no VM {text!r}", hint=did_you_mean(text, [vm.definition.name for vm in vms]))
 
 
 def did_you_mean(text: str, names: Iterable[str]) -> str:
@@ -35,10 +35,10 @@ def did_you_mean(text: str, names: Iterable[str]) -> str:
     known = sorted(set(names))
     close = difflib.get_close_matches(text, known, n=3)
     if close:
-        return f"Did you mean {' or '.join(close)}?"
+        return f"did you mean {' or '.join(close)}?"
     if not known:
-        return "There is none yet."
-    return f"There are: {', '.join(known[:10])}{', …' if len(known) > 10 else ''}."
+        return "there is none yet"
+    return f"there are: {', '.join(known[:10])}{', …' if len(known) > 10 else ''}"
 
 
 def one_place_each(seen: Iterable[VmStatus]) -> list[VmStatus]:

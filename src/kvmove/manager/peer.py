@@ -64,5 +64,5 @@ def peer_of(request: Request) -> Identity:
     """
     peer = peer_of_scope(request.scope)
     if peer is None:
-        raise NotAllowed("This connection carries no certificate of this installation.")
+        raise NotAllowed("this connection carries no certificate of this installation")
     return peer

@@ -68,9 +68,9 @@ class TaskBook:
             return self._tasks[text]
         found = [task for key, task in self._tasks.items() if text and key.startswith(text)]
         if len(found) > 1:
-            raise InvalidInput(f"{len(found)} tasks begin with {text!r}.", hint="Write more of the id.")
+            raise InvalidInput(f"{len(found)} tasks begin with {text!r}", hint="write more of the id")
         if not found:
-            raise NotFound(f"There is no task {text!r}.", hint="kvmove task list shows them all.")
+            raise NotFound(f"there is no task {text!r}", hint="kvmove task list shows them all")
         return found[0]
 
     async def add(self, task: Task) -> Task:

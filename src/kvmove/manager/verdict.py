@@ -72,7 +72,7 @@ def told_by_source(status: MoveStatus, before: MoveProgress | None) -> dict[str,
     state = _ENDS.get(status.outcome, TaskState.ATTENTION)
     problem = status.problem
     if state is not TaskState.SUCCEEDED and problem is None:
-        problem = MoveFailed("The agent gave no reason.", vm_state=status.vm_state).problem()
+        problem = MoveFailed("the agent gave no reason", vm_state=status.vm_state).problem()
     if state is TaskState.FAILED and problem is not None and problem.get("code") == "CANCELLED":
         state = TaskState.CANCELLED
     return fields | {"state": state, "report": status.report, "problem": problem}
@@ -92,11 +92,11 @@ def judge(plan: MovePlan, seen: Evidence) -> Verdict | None:
         return None
     record, source, destination = seen.record, plan.source.name, plan.destination.name
     if record is None:
-        return _contradiction(seen, "The registry has no record of this VM any more.")
+        return _contradiction(seen, "the registry has no record of this VM any more")
     if record.state is OwnershipState.MOVING:
         if not seen.source_answers:
             return None
-        return _contradiction(seen, f"The registry says that it moves, and {source} knows of no move.")
+        return _contradiction(seen, f"the registry says that the VM moves, and {source} knows of no move")
     if (record.owner, record.epoch) == (destination, plan.epoch + 1):
         return _committed(plan, seen)
     if (record.owner, record.epoch) == (source, plan.epoch + 1):
@@ -104,7 +104,7 @@ def judge(plan: MovePlan, seen: Evidence) -> Verdict | None:
     if (record.owner, record.epoch) == (source, plan.epoch):
         return _not_begun(plan, seen)
     return _contradiction(
-        seen, f"The registry says {record.owner}, epoch {record.epoch}; the move started at epoch {plan.epoch}."
+        seen, f"the registry says {record.owner}, epoch {record.epoch}; the move started at epoch {plan.epoch}"
     )
 
 
@@ -124,28 +124,30 @@ def _committed(plan: MovePlan, seen: Evidence) -> Verdict | None:
         return None
     if seen.arrived is not None and seen.arrived.state not in (VmState.INCOMING, VmState.CRASHED):
         return Verdict(TaskState.SUCCEEDED, whereabouts(plan, seen))
-    return _contradiction(seen, f"The VM was handed over to {destination}, and {destination} does not run it.")
+    return _contradiction(seen, f"the VM was handed over to {destination}, and {destination} does not run it")
 
 
 def _undone(plan: MovePlan, seen: Evidence) -> Verdict | None:
     if not seen.source_answers and seen.seconds < SOURCE_GRACE_SECONDS:
         return None
-    return _failed("The move was undone; its agent could not say why.", whereabouts(plan, seen))
+    return _failed("the move was undone; no agent can say why", whereabouts(plan, seen))
 
 
 def _not_begun(plan: MovePlan, seen: Evidence) -> Verdict | None:
     """A silent source may still begin; one that answers has had its time to."""
     if not seen.source_answers or seen.seconds < SOURCE_GRACE_SECONDS:
         return None
-    return _failed(f"{plan.source.name} never began the move.", whereabouts(plan, seen))
+    return _failed(f"{plan.source.name} never began the move", whereabouts(plan, seen))
 
 
 def _failed(said: str, vm_state: str) -> Verdict:
-    return Verdict(TaskState.FAILED, vm_state, MoveFailed(said, hint="Start the move again.", vm_state=vm_state))
+    return Verdict(TaskState.FAILED, vm_state, MoveFailed(said, hint="start the move again", vm_state=vm_state))
 
 
 def _contradiction(seen: Evidence, said: str) -> Verdict | None:
     if not seen.source_answers or seen.seconds < LOST_GRACE_SECONDS:
         return None
-    error = NeedsAttention(said, hint="Compare `kvmove vm list` with both hosts' agent logs before starting the VM.")
+    error = NeedsAttention(
+        said, hint="compare `kvmove vm list` with both agents' logs before you start the VM anywhere"
+    )
     return Verdict(TaskState.ATTENTION, "not known", error)

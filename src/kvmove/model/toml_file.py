@@ -7,7 +7,7 @@ It does not search for files and knows no defaults: both belong to the caller.
 import difflib
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,16 +21,42 @@ def read_toml(path: Path, into: type[Model]) -> Model:
 
     :raise InvalidInput: the file cannot be read, is no TOML, or does not fit the model. Every fault is named at once.
     """
+    return fit(parse_toml(read_text(path), str(path)), into, str(path))
+
+
+def read_text(path: Path) -> str:
+    """What the file at `path` holds.
+
+    :raise InvalidInput: it cannot be read, or is no text.
+    """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not text in UTF-8") from error
     except OSError as error:
-        raise InvalidInput(f"Cannot read {path}: {error.strerror}.", hint="Give the path of a TOML file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is not valid TOML: {error}.") from error
+        raise InvalidInput(f"cannot read {path}: {error.strerror}", hint="give the path of a TOML file") from error
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """`text` as TOML; `name` is what to call it in an error.
+
+    :raise InvalidInput: it is no TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{name} is not valid TOML: {error}") from error
+
+
+def fit(raw: dict[str, Any], into: type[Model], name: str) -> Model:
+    """`raw` as the model.
+
+    :raise InvalidInput: it does not fit, with every fault.
+    """
     try:
         return into.model_validate(raw)
     except ValidationError as error:
-        raise InvalidInput(f"{path} is not valid: {explain(error, into)}.") from error
+        raise InvalidInput(f"{name} is not valid: {explain(error, into)}") from error
 
 
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:

@@ -1,0 +1,118 @@
+"""An agent that is a few fields: it answers as it is told to, and remembers what it was asked."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from uuid import UUID
+
+from kvmove.errors import KvmoveError, NotFound, Unreachable
+from kvmove.model.host import HostInfo
+from kvmove.model.move import HostRef, MovePlan, MoveStatus
+from kvmove.model.vm import VmDefinition, VmState, VmStatus
+from tests.support import samples
+
+
+class FakeAgent:
+    """`down` set: nothing answers. `refusal` set: the next move is refused by it. `moves` holds what it knows."""
+
+    def __init__(self, ref: HostRef) -> None:
+        self.ref = ref
+        self.down = False
+        self.slow = False
+        self.refusal: KvmoveError | None = None
+        self.status_of_vms: list[VmStatus] = []
+        self.moves: dict[str, MoveStatus] = {}
+        self.expected: list[tuple[MovePlan, str]] = []
+        self.started: list[tuple[MovePlan, str]] = []
+        self.cancelled: list[str] = []
+        self.asked = 0
+        self._changed = asyncio.Event()
+
+    def tell(self, status: MoveStatus) -> None:
+        """The move is so now; whoever listens hears of it."""
+        self.moves[status.move_id] = status
+        self.wake()
+
+    def wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def host(self) -> HostInfo:
+        await self._answer()
+        return samples.host_info(self.ref.name)
+
+    async def vms(self) -> Sequence[VmStatus]:
+        await self._answer()
+        return list(self.status_of_vms)
+
+    async def define(self, definition: VmDefinition) -> VmStatus:
+        await self._answer()
+        self.status_of_vms.append(VmStatus(definition=definition, host=self.ref.name, state=VmState.OFF, epoch=1))
+        return self.status_of_vms[-1]
+
+    async def delete(self, vm: UUID) -> None:
+        self.status_of_vms.remove(await self._find(vm))
+
+    async def start(self, vm: UUID) -> VmStatus:
+        return await self._set(vm, VmState.RUNNING)
+
+    async def stop(self, vm: UUID) -> VmStatus:
+        return await self._set(vm, VmState.OFF)
+
+    async def kill(self, vm: UUID) -> VmStatus:
+        return await self._set(vm, VmState.OFF)
+
+    async def expect_incoming(self, plan: MovePlan, ticket: str) -> None:
+        await self._answer()
+        self._refuse()
+        self.expected.append((plan, ticket))
+
+    async def start_move(self, plan: MovePlan, ticket: str) -> MoveStatus:
+        await self._answer()
+        self._refuse()
+        self.started.append((plan, ticket))
+        status = samples.status(percent=0.0).model_copy(update={"plan": plan, "move_id": plan.move_id})
+        self.tell(status)
+        return status
+
+    async def move(self, move_id: str) -> MoveStatus:
+        await self._answer()
+        if move_id not in self.moves:
+            raise NotFound(f"{self.ref.name} knows no move {move_id}")
+        return self.moves[move_id]
+
+    async def events(self, move_id: str) -> AsyncGenerator[MoveStatus, None]:
+        while True:
+            changed = self._changed
+            status = await self.move(move_id)
+            yield status
+            if status.outcome is not None:
+                return
+            await changed.wait()
+
+    async def cancel(self, move_id: str) -> MoveStatus:
+        await self._answer()
+        self.cancelled.append(move_id)
+        return await self.move(move_id)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def _answer(self) -> None:
+        self.asked += 1
+        await asyncio.sleep(3600 if self.slow else 0)
+        if self.down:
+            raise Unreachable(f"agent {self.ref.name} at {self.ref.control} gave no answer: Connection refused")
+
+    def _refuse(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def _find(self, vm: UUID) -> VmStatus:
+        await self._answer()
+        return next(status for status in self.status_of_vms if status.definition.uuid == vm)
+
+    async def _set(self, vm: UUID, state: VmState) -> VmStatus:
+        old = await self._find(vm)
+        self.status_of_vms.remove(old)
+        self.status_of_vms.append(old.model_copy(update={"state": state}))
+        return self.status_of_vms[-1]
