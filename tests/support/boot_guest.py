@@ -24,7 +24,6 @@ Assembled with `as --32`, `ld -m elf_i386 -Ttext 0x7c00 --oformat binary`:
 """
 
 import os
-import struct
 from pathlib import Path
 
 SECTOR = 512
@@ -39,11 +38,14 @@ _CODE = bytes.fromhex(
     "00000000000000000000"
 )
 
+# mov dx, 0x604; mov ax, 0x2000; out dx, ax; hlt: SLP_EN with type 0 in q35's PM1a control register is "soft off"
+_POWER_OFF = bytes.fromhex("ba0406b80020eff4")
 
-def write_boot_disk(path: Path, size: int = DISK_SIZE) -> Path:
-    """Make a disk that boots this guest."""
+
+def write_boot_disk(path: Path, size: int = DISK_SIZE, *, powers_off: bool = False) -> Path:
+    """Make a disk that boots this guest, or one that powers off at once."""
     with path.open("wb") as disk:
-        disk.write(_CODE.ljust(SECTOR - 2, b"\0") + b"\x55\xaa")
+        disk.write((_POWER_OFF if powers_off else _CODE).ljust(SECTOR - 2, b"\0") + b"\x55\xaa")
     os.truncate(path, size)
     return path
 
@@ -52,4 +54,4 @@ def highest_count(path: Path) -> int:
     """The newest count on a disk; 0 when the guest has not written yet."""
     data = path.read_bytes()
     offsets = range(FIRST_SECTOR * SECTOR, (FIRST_SECTOR + SECTORS) * SECTOR, SECTOR)
-    return max(struct.unpack_from("<I", data, offset)[0] for offset in offsets)
+    return max(int.from_bytes(data[offset : offset + 4], "little") for offset in offsets)
