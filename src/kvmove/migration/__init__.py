@@ -1,0 +1,1 @@
+"""Moves: planned, run on both hosts, handed over, and told about."""
