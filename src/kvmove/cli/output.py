@@ -51,7 +51,7 @@ class Printer:
                 for item in items:
                     self.line(listing.name(item))
             case Form.TABLE if items:
-                self.out.print(table([listing.row(item) for item in items]))
+                self.show(table([listing.row(item) for item in items]))
             case Form.TABLE:
                 self.note(listing.empty)
 
@@ -65,7 +65,17 @@ class Printer:
             case Form.NAME:
                 self.line(name)
             case Form.TABLE:
-                self.out.print(details())
+                self.show(details())
+
+    def show(self, content: RenderableType) -> None:
+        """Data for people. In a pipe without the blanks that fill a terminal's lines."""
+        if self.out.is_terminal:
+            self.out.print(content)
+            return
+        with self.out.capture() as lines:
+            self.out.print(content)
+        for line in lines.get().splitlines():
+            self.line(line.rstrip())
 
     def json(self, data: Any) -> None:
         self.line(json.dumps(data, indent=2, ensure_ascii=False))

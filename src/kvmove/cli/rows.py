@@ -6,10 +6,10 @@ from rich.text import Text
 
 from kvmove.cli.output import Cells, Listing
 from kvmove.cli.progress import phase_name
-from kvmove.model.host import HostStatus
+from kvmove.model.host import HostStatus, MigrationNic
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import VmState, VmStatus
-from kvmove.units import format_rate, format_size
+from kvmove.units import format_size
 
 _VM_STYLE = {VmState.RUNNING: "green", VmState.CRASHED: "bold red", VmState.UNKNOWN: "yellow", VmState.OFF: "dim"}
 _TASK_STYLE = {
@@ -61,22 +61,28 @@ def _host_row(host: HostStatus) -> Cells:
         "state": host_words(host),
         "control": host.control,
         "memory free": f"{format_size(info.memory_free)} of {format_size(info.memory_total)}" if info else "",
-        "migration NICs": ", ".join(nic_words(nic.name, nic.speed) for nic in info.nics) if info else "",
+        "migration NICs": ", ".join(_nic_words(nic) for nic in info.nics) if info else "",
         "accelerator": info.accelerator if info else "",
         "QEMU": info.qemu_version if info else "",
     }
 
 
-def nic_words(name: str, speed: int) -> str:
-    """`mig0 119.2 MiB/s`; the speed is left out when it is not known."""
-    return f"{name} {format_rate(speed)}" if speed else name
+def _nic_words(nic: MigrationNic) -> str:
+    return f"{nic.name} {link_speed(nic.speed)}" if nic.speed else nic.name
+
+
+def link_speed(bytes_per_second: int) -> str:
+    """A NIC's speed as it is sold, in bits: `1 Gbit/s`, `100 Mbit/s`."""
+    bits = bytes_per_second * 8
+    if not bits:
+        return "not known"
+    return f"{bits / 1e9:g} Gbit/s" if bits >= 1e9 else f"{bits / 1e6:g} Mbit/s"
 
 
 def _task_row(task: Task) -> Cells:
     progress = task.progress
     return {
         "id": task.id,
-        "kind": task.kind,
         "VM": task.vm,
         "from": task.source,
         "to": task.destination,

@@ -86,7 +86,7 @@ def _direct(server: str) -> ContextEntry:
     try:
         return ContextEntry(server=_server(server))
     except ValueError as error:
-        raise InvalidInput(f"{error}.") from error
+        raise InvalidInput(str(error)) from error
 
 
 def _context(wanted: str | None, file: Path) -> ContextEntry:
@@ -96,5 +96,5 @@ def _context(wanted: str | None, file: Path) -> ContextEntry:
         return ContextEntry(server=DEFAULT_SERVER)
     if name not in config.contexts:
         known = ", ".join(sorted(config.contexts)) or "none"
-        raise InvalidInput(f"There is no context {name!r} in {file}.", hint=f"There are: {known}.")
+        raise InvalidInput(f"there is no context {name!r} in {file}", hint=f"there are: {known}")
     return config.contexts[name]

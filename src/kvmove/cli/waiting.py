@@ -6,7 +6,8 @@ that does not answer is asked again until it does: the move needs no manager to 
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Protocol
 
 from kvmove.cli.display import Display
@@ -21,7 +22,7 @@ _RETRY_SECONDS = 1.0
 class Tasks(Protocol):
     """What is needed of the manager: see `client.ManagerClient`."""
 
-    def watch_task(self, task_id: str, after: int = -1) -> AsyncIterator[Task]: ...
+    def watch_task(self, task_id: str, after: int = -1) -> AsyncGenerator[Task, None]: ...
     async def cancel_task(self, task_id: str) -> Task: ...
 
 
@@ -57,6 +58,7 @@ class _Waiting:
         following = asyncio.create_task(self._follow())
         try:
             with self._display.drawing():
+                self._display.show(self._task)
                 while not following.done():
                     await self._listen(following)
                 return await following
@@ -68,9 +70,10 @@ class _Waiting:
         silent = False
         while True:
             try:
-                async for task in self._tasks.watch_task(self._task.id, self._task.revision):
-                    self._task, silent = task, False
-                    self._display.show(task)
+                async with aclosing(self._tasks.watch_task(self._task.id, self._task.revision)) as states:
+                    async for task in states:
+                        self._task, silent = task, False
+                        self._display.show(task)
             except Unreachable as error:
                 if not silent:
                     self._printer.note(f"The manager does not answer; trying again. ({error.detail})")

@@ -1,0 +1,59 @@
+"""From a running task to the exit code: wait, show, then tell how it ended. Shared by `move` and `task watch`."""
+
+from rich.console import Group
+from rich.text import Text
+
+from kvmove.cli.display import display_for
+from kvmove.cli.failure import show_failure
+from kvmove.cli.options import Form
+from kvmove.cli.output import Printer
+from kvmove.cli.report import outcome, render_report
+from kvmove.cli.waiting import Detached, Tasks, wait_for_end
+from kvmove.errors import KvmoveError, NeedsAttention, from_problem
+from kvmove.model.task import Task, TaskState
+
+LEFT = 130
+
+
+async def follow_to_end(tasks: Tasks, task: Task, printer: Printer) -> int:
+    """Wait for the task's end, tell it, and give the exit code; `LEFT` when the person leaves before."""
+    ended = await wait_or_leave(tasks, task, printer)
+    return LEFT if ended is None else tell_end(ended, printer)
+
+
+async def wait_or_leave(tasks: Tasks, task: Task, printer: Printer) -> Task | None:
+    """Wait for the task's end and give it; None when the person left before, who is told how to come back."""
+    try:
+        return await wait_for_end(tasks, task, display_for(printer, task), printer)
+    except Detached as left:
+        printer.note(
+            f"The move goes on without this command.\n"
+            f"  watch it:  kvmove task watch {left.task.id}\n"
+            f"  stop it:   kvmove task cancel {left.task.id}"
+        )
+        return None
+
+
+def tell_end(task: Task, printer: Printer) -> int:
+    """Say how an ended task ended: the report on stdout, or the problem on stderr. Gives the exit code."""
+    form = printer.options.output
+    if form is Form.JSON or (form is Form.NAME and task.state is TaskState.SUCCEEDED):
+        printer.item(task, task.id, lambda: "")
+    if task.state is not TaskState.SUCCEEDED:
+        error = task_error(task)
+        show_failure(printer, error)
+        return error.exit_code
+    if form is Form.TABLE:
+        printer.show(Text(outcome(task), style="bold green"))
+        if task.report is not None:
+            printer.show(Group("", render_report(task.report)))
+    return 0
+
+
+def task_error(task: Task) -> KvmoveError:
+    """Why a task did not succeed, as the error that it was where it happened."""
+    error = from_problem(task.problem or {})
+    if task.state is TaskState.ATTENTION and not isinstance(error, NeedsAttention):
+        error = NeedsAttention(error.detail, hint=error.hint, step=error.step)
+    error.vm_state = error.vm_state or task.vm_state
+    return error

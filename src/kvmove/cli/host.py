@@ -1,0 +1,67 @@
+"""`kvmove host`: what hosts there are and how they are."""
+
+import click
+from rich.console import Group as Stack
+from rich.console import RenderableType
+from rich.text import Text
+
+from kvmove.cli.options import Group, Options, pass_options
+from kvmove.cli.output import Cells, Printer, facts, table
+from kvmove.cli.rows import HOSTS, host_words, link_speed
+from kvmove.cli.session import ask
+from kvmove.model.host import HostInfo, HostStatus
+from kvmove.units import format_size
+
+
+@click.group(cls=Group)
+def host() -> None:
+    """The hosts that the manager knows, as their agents report them."""
+
+
+@host.command("list")
+@pass_options
+def list_hosts(options: Options) -> None:
+    """List the hosts, and why one does not answer."""
+    Printer(options).items(ask(options, lambda manager: manager.hosts()), HOSTS)
+
+
+@host.command("show")
+@click.argument("name")
+@pass_options
+def show_host(options: Options, name: str) -> None:
+    """Show one host: memory, migration NICs, datastores."""
+    found = ask(options, lambda manager: manager.host(name))
+    Printer(options).item(found, found.name, lambda: _details(found))
+
+
+def _details(host: HostStatus) -> RenderableType:
+    info = host.info
+    head: dict[str, str | Text] = {"Name": host.name, "State": host_words(host), "Control": host.control}
+    return Stack(facts({**head, **_figures(info)}), *_tables(info)) if info else facts(head)
+
+
+def _figures(info: HostInfo) -> Cells:
+    return {
+        "Data port": str(info.data_port),
+        "Memory": f"{format_size(info.memory_free)} free of {format_size(info.memory_total)}",
+        "Accelerator": info.accelerator,
+        "QEMU": info.qemu_version,
+        "kvmove": info.version,
+        "Bridges": ", ".join(info.bridges),
+    }
+
+
+def _tables(info: HostInfo) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    if info.nics:
+        nics = [
+            {"migration NIC": nic.name, "address": nic.address, "speed": link_speed(nic.speed)} for nic in info.nics
+        ]
+        parts += ["", table(nics)]
+    if info.datastores:
+        stores = [
+            {"datastore": it.name, "free": format_size(it.free), "size": format_size(it.size), "path": it.path}
+            for it in info.datastores
+        ]
+        parts += ["", table(stores)]
+    return parts

@@ -1,0 +1,87 @@
+"""The command line: `kvmove`, its global options, its commands, and how every failure becomes an exit code.
+
+0 done · 1 failed, the VM runs on at the source · 2 usage · 3 check failed · 4 not found · 5 busy · 6 cancelled ·
+7 did not converge · 8 not allowed · 9 no answer · 20 needs attention · 130 left by Ctrl-C
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+import kvmove
+from kvmove.cli.failure import show_failure
+from kvmove.cli.lazy import Entry, LazyGroup
+from kvmove.cli.options import Options, global_options
+from kvmove.cli.output import Printer
+from kvmove.errors import InvalidInput, KvmoveError
+
+DETACHED = 130
+
+COMMANDS = {
+    "move": Entry("kvmove.cli.move:move", "Move a running VM to another host, memory and disks together."),
+    "vm": Entry("kvmove.cli.vm:vm", "VMs: list, show, define, start, stop, delete."),
+    "host": Entry("kvmove.cli.host:host", "Hosts: list, show."),
+    "datastore": Entry("kvmove.cli.datastore:datastore", "Datastores: list."),
+    "task": Entry("kvmove.cli.task:task", "Tasks: list, show, watch, cancel."),
+    "pki": Entry("kvmove.cli.pki:pki", "Certificates: make the authority, issue one for each party."),
+    "lab": Entry("kvmove.cli.lab:lab", "Hosts on this one machine, to try things out."),
+    "agent": Entry("kvmove.cli.agent:agent", "Run the daemon of a host."),
+    "manager": Entry("kvmove.cli.manager:manager", "Run the manager."),
+    "version": Entry("kvmove.cli.version:version", "Tell the version."),
+}
+
+
+class _Kvmove(LazyGroup):
+    entries = COMMANDS
+
+
+@click.command(
+    cls=_Kvmove,
+    params=global_options(on_command=False),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(kvmove.__version__, message="kvmove %(version)s")
+def cli() -> None:
+    """Moves running QEMU/KVM virtual machines between hosts that share nothing but a network."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that `arguments` (by default the program's) name, and exit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit code; what it has to say is on stdout and stderr."""
+    options = Options()
+    try:
+        words = list(arguments) if arguments is not None else None
+        result = cli.main(words, prog_name="kvmove", standalone_mode=False, obj=options)
+        sys.stdout.flush()
+    except KvmoveError as error:
+        show_failure(Printer(options), error)
+        return error.exit_code
+    except click.ClickException as error:
+        return _usage(options, error)
+    except (click.Abort, KeyboardInterrupt):
+        return DETACHED
+    except BrokenPipeError:
+        # Whoever read us (head, less) has seen enough; the interpreter must not stumble over it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if options.verbose:
+            raise
+        said = f"{type(error).__name__}: {error}"
+        show_failure(Printer(options), KvmoveError(said, hint="this is a fault of kvmove; -v shows where"))
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _usage(options: Options, error: click.ClickException) -> int:
+    if options.machine_readable:
+        show_failure(Printer(options), InvalidInput(error.format_message()))
+    else:
+        error.show()
+    return InvalidInput.exit_code

@@ -1,0 +1,72 @@
+"""`kvmove move`: the plan first, then how it goes, then what it was."""
+
+import click
+
+from kvmove.cli.ending import follow_to_end
+from kvmove.cli.options import Command, Form, Options, pass_options
+from kvmove.cli.output import Printer
+from kvmove.cli.param_types import Milliseconds
+from kvmove.cli.plan import render_check
+from kvmove.cli.session import ask
+from kvmove.client.manager import ManagerClient
+from kvmove.model.move import MoveRequest
+
+
+@click.command(cls=Command)
+@click.argument("vm")
+@click.argument("host")
+@click.option("--datastore", metavar="NAME", help="Where all disks go on HOST; by default to datastores of equal name.")
+@click.option("--verify", is_flag=True, help="Compare both sides' disks as they were at the switchover.")
+@click.option("--no-tls", is_flag=True, help="Send memory and disks unencrypted; needs --yes.")
+@click.option("--yes", is_flag=True, help="Confirm what --no-tls means.")
+@click.option("--nic", "nics", multiple=True, metavar="NAME", help="Use only this migration NIC; may be repeated.")
+@click.option(
+    "--max-downtime",
+    type=Milliseconds(),
+    default="300ms",
+    show_default=True,
+    help="How long the VM may stand still for the last memory round.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and what would block it; change nothing.")
+@click.option("--no-wait", is_flag=True, help="Start it, print the task and leave.")
+@pass_options
+def move(
+    options: Options,
+    vm: str,
+    host: str,
+    datastore: str | None,
+    verify: bool,
+    no_tls: bool,
+    yes: bool,
+    nics: tuple[str, ...],
+    max_downtime: int,
+    dry_run: bool,
+    no_wait: bool,
+) -> int:
+    """Move the running VM to HOST, memory and disks together.
+
+    VM is a name, a UUID or the beginning of either. Ctrl-C leaves the move alone, which goes on; pressed twice it
+    cancels. Whatever fails, the VM runs on where it was.
+    """
+    if no_tls and not yes:
+        raise click.UsageError("--no-tls sends memory and disks so that the network can read them; add --yes")
+    request = MoveRequest(
+        vm=vm, host=host, datastore=datastore, encrypt=not no_tls, verify=verify, nics=nics,
+        max_downtime_ms=max_downtime,
+    )  # fmt: skip
+    printer = Printer(options)
+    if dry_run:
+        checked = ask(options, lambda manager: manager.check_move(request))
+        printer.item(checked, checked.plan.move_id, lambda: render_check(checked))
+        return 0
+    return ask(options, lambda manager: _move(manager, request, printer, wait=not no_wait))
+
+
+async def _move(manager: ManagerClient, request: MoveRequest, printer: Printer, *, wait: bool) -> int:
+    if printer.options.output is Form.TABLE and not printer.options.quiet:
+        printer.err.print(render_check(await manager.check_move(request)))
+    task = await manager.start_move(request)
+    if not wait:
+        printer.item(task, task.id, lambda: f"Started. Watch it: kvmove task watch {task.id}")
+        return 0
+    return await follow_to_end(manager, task, printer)

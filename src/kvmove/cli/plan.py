@@ -1,0 +1,48 @@
+"""A move's plan as a person reads it before it starts."""
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from kvmove.cli.output import facts, printable, table
+from kvmove.cli.rows import link_speed
+from kvmove.model.move import MoveCheck, MovePlan
+from kvmove.units import format_size
+
+
+def render_check(checked: MoveCheck) -> RenderableType:
+    """What the move would do, and the warnings."""
+    warnings = [Text(f"Warning: {printable(warning)}", style="yellow") for warning in checked.warnings]
+    return Group(render_plan(checked.plan), *warnings, Text())
+
+
+def render_plan(plan: MovePlan) -> RenderableType:
+    """From where to where, each disk, each pair of NICs, and how."""
+    parts: list[RenderableType] = [
+        Text.assemble((plan.vm.name, "bold"), f"  {plan.source.name} → {plan.destination.name}"),
+        facts(
+            {
+                "Memory": format_size(plan.vm.memory),
+                "Encrypted": "yes" if plan.encrypt else Text("no: the network can read memory and disks", style="red"),
+                "Verified": "disks are compared at the switchover" if plan.verify else "",
+                "Downtime limit": f"{plan.max_downtime_ms} ms",
+            }
+        ),
+    ]
+    if plan.disks:
+        disks = [
+            {"disk": it.name, "size": format_size(it.size), "from": it.source_datastore, "to": it.destination_datastore}
+            for it in plan.disks
+        ]
+        parts += [Text(), table(disks)]
+    routes = [
+        {
+            "NIC": route.nic,
+            "from": route.source_address,
+            "to": route.destination_address,
+            "speed": link_speed(route.speed),
+        }
+        for route in plan.routes
+    ]
+    if routes:
+        parts += [Text(), table(routes)]
+    return Group(*parts)
