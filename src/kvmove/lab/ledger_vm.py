@@ -1,0 +1,125 @@
+"""The lab's guest as a VM: the ledger guest with its memory and disk, defined, filled and started through the manager.
+
+Its number is its number everywhere: in the ledger, in its address, in its MAC address.
+"""
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid5
+
+from kvmove.errors import NotFound
+from kvmove.lab import addresses, preparation
+from kvmove.lab.commands import LabFailed
+from kvmove.lab.guest.image import GuestImage
+from kvmove.lab.guest.options import GuestOptions, Mode
+from kvmove.lab.guest.prefill import Prefill, prefill
+from kvmove.lab.guest.recorder_log import RecorderLog
+from kvmove.lab.lab import Lab
+from kvmove.lab.lab_host import LabHost
+from kvmove.model.vm import BootDefinition, DiskDefinition, NicDefinition, VmDefinition
+from kvmove.units import GIB, MIB
+
+DISK = "root"
+SEED = 20_241_101
+_NAMESPACE = UUID("6f0c3a52-3f0b-4a2e-9d0e-6b766d6f7665")
+HEARD_WITHIN = 90.0
+
+
+@dataclass(frozen=True)
+class LedgerVm:
+    """A ledger guest as a VM. Sizes in bytes: `data` is what its disk holds at first, the rest is a hole."""
+
+    name: str = "demo"
+    number: int = 1
+    memory: int = 512 * MIB
+    disk: int = GIB
+    data: int = 512 * MIB
+    mode: Mode = Mode.RANDOM4K
+    rate: int = 0
+    ram_rate: int = 1000
+    vcpus: int = 1
+    options: GuestOptions = field(init=False)
+
+    def __post_init__(self) -> None:
+        options = GuestOptions(
+            vm=self.number, ip=f"{addresses.guest(self.number)}/{addresses.PREFIX}", mode=self.mode, rate=self.rate,
+            recorder=f"{addresses.world_guests()}:{preparation.RECORDER_PORT}", ram_rate=self.ram_rate,
+        )  # fmt: skip
+        object.__setattr__(self, "options", options)
+
+    @property
+    def uuid(self) -> UUID:
+        """The same for the same name in every lab."""
+        return uuid5(_NAMESPACE, self.name)
+
+    @property
+    def prefill(self) -> Prefill:
+        return Prefill(self.data, SEED)
+
+    def definition(self, image: GuestImage, datastore: str) -> VmDefinition:
+        """The VM as the manager takes it."""
+        nic = NicDefinition(name="eth0", bridge=addresses.GUEST_BRIDGE, mac=addresses.guest_mac(self.number))
+        boot = BootDefinition(
+            kernel=str(image.kernel.resolve()), initrd=str(image.initrd.resolve()),
+            command_line=self.options.command_line(),
+        )  # fmt: skip
+        disk = DiskDefinition(name=DISK, datastore=datastore, size=self.disk)
+        return VmDefinition(
+            name=self.name, uuid=self.uuid, memory=self.memory, vcpus=self.vcpus, disks=(disk,), nics=(nic,), boot=boot
+        )
+
+    def disk_file(self, host: LabHost) -> Path:
+        """The disk on that host, as seen from outside."""
+        return host.datastore / str(self.uuid) / f"{DISK}.raw"
+
+
+async def define(lab: Lab, vm: LedgerVm, image: GuestImage, host: str) -> None:
+    """Define the VM on `host` and fill its disk; it is off.
+
+    :raise KvmoveError: the manager refused, or the disk could not be filled.
+    """
+    await lab.manager.define_vm(host, vm.definition(image, lab.spec.datastore_name))
+    await asyncio.to_thread(fill, vm.disk_file(lab.host(host)), vm, image)
+
+
+def fill(file: Path, vm: LedgerVm, image: GuestImage) -> None:
+    """Put the disk's first content into `file`, down to the storage: no write-back is to disturb a measurement.
+
+    :raise CheckFailed: the disk is full.
+    """
+    prefill(file, vm.disk, vm.prefill, image.prefill_tool)
+    with file.open("rb") as content:
+        os.fsync(content.fileno())
+
+
+async def start(lab: Lab, vm: LedgerVm) -> None:
+    """Start the VM and wait until the recorder hears of its writes.
+
+    :raise LabFailed: it is not heard within a minute and a half.
+    """
+    await lab.manager.start_vm(str(vm.uuid))
+    await wait_until_heard(lab, vm)
+
+
+async def wait_until_heard(lab: Lab, vm: LedgerVm) -> None:
+    """Wait until the recorder hears of writes of the guest.
+
+    :raise LabFailed: it does not within a minute and a half.
+    """
+    deadline = time.monotonic() + HEARD_WITHIN
+    while not await asyncio.to_thread(heard, lab, vm):
+        if time.monotonic() > deadline:
+            raise LabFailed(f"guest {vm.name} is not heard of", hint="see its serial.log and the recorder's log")
+        await asyncio.sleep(0.2)
+
+
+def heard(lab: Lab, vm: LedgerVm) -> bool:
+    """Whether the recorder has a report of a write of the guest."""
+    try:
+        log = RecorderLog(preparation.recorder_folder(lab.folders))
+    except NotFound:
+        return False
+    return any(log.last_acknowledged(vm.number).values())
