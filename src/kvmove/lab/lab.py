@@ -52,11 +52,16 @@ class Lab:
         """Build a lab that outlives this process, until `down`.
 
         :raise Busy: a lab of that name is up.
-        :raise LabFailed: it could not be built.
+        :raise LabFailed: it could not be built, or is not ready in time; nothing of it is left.
         """
         await launch.detached_supervisor(spec)
         lab = await cls.attach(spec.name)
-        await lab.ready()
+        try:
+            await lab.ready()
+        except BaseException:
+            await lab.close()
+            await cls.down(spec.name)
+            raise
         return lab
 
     @classmethod
