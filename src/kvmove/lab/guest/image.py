@@ -55,11 +55,21 @@ def build(folder: Path = Path("build/guest"), kernel_package: Path | None = None
         _unpack_kernel(kernel_package or _download_kernel(folder), image.kernel, modules)
     init = folder / "init"
     _compile(_GUEST, init, ("-static",))
-    _compile(_VERIFY, image.verify_tool)
-    _compile(_PREFILL, image.prefill_tool)
+    build_tools(folder)
     if _stale(image.initrd, [init, *modules.iterdir()]):
         _put(image.initrd, archive(_entries(init, modules)))
     return image
+
+
+def build_tools(folder: Path) -> tuple[Path, Path]:
+    """Make only the tools for the host, which need no kernel: verify tool and prefill tool.
+
+    :raise CheckFailed: no compiler.
+    """
+    verify, prefill = folder / "ledger-verify", folder / "ledger-prefill"
+    _compile(_VERIFY, verify)
+    _compile(_PREFILL, prefill)
+    return verify, prefill
 
 
 def sources() -> Path:

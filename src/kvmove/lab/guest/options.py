@@ -8,7 +8,7 @@ from ipaddress import IPv4Interface
 from kvmove.errors import InvalidInput
 
 MAX_WRITERS = 16
-_KERNEL = "console=ttyS0 loglevel=4 panic=-1 oops=panic"
+_KERNEL = "console=ttyS0 loglevel=4 panic=-1 oops=panic mitigations=off tsc=reliable"
 _TROUBLE = re.compile(
     r"\bOops\b|\bBUG\b|kernel panic|Call Trace|general protection|I/O error|soft lockup|stalls? detected|hung_task"
     r"|ledger: (?:ERROR|CORRUPT)|ledger: t=.* (?:corrupt|errors)=[1-9]",
