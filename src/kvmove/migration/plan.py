@@ -1,0 +1,93 @@
+"""A move, planned: what an operator asked for and what the hosts report become one object, or all that blocks it. Pure.
+
+Invariant: a plan that `make_plan` gives has passed `check` on the very same facts. Facts may be seconds old; what
+changes in between (space, a second request) is caught by the agents and the registry, which decide.
+
+It asks no host anything, reserves nothing, and finds no VM or host by name: the caller does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kvmove.errors import NotFound
+from kvmove.migration.findings import Finding, refuse_blockers
+from kvmove.migration.preflight import Situation, destination_datastore, findings_of
+from kvmove.migration.routes import routes
+from kvmove.model.host import HostInfo, HostStatus
+from kvmove.model.move import DiskPlacement, HostRef, MovePlan, MoveRequest
+from kvmove.model.ownership import Ownership
+from kvmove.model.vm import DiskDefinition, VmDefinition, VmStatus
+
+
+def check(
+    request: MoveRequest, vm: VmStatus, hosts: Mapping[str, HostStatus], ownership: Ownership | None
+) -> list[Finding]:
+    """All that blocks this move, and all that one should know before it starts.
+
+    :param hosts: at least the VM's host and the destination.
+    :param ownership: the registry's record of the VM; None when it has none.
+    :raise NotFound: one of the two hosts is not in `hosts`.
+    """
+    return list(findings_of(_situation(request, vm, hosts, ownership)))
+
+
+def make_plan(
+    request: MoveRequest, vm: VmStatus, hosts: Mapping[str, HostStatus], ownership: Ownership | None, move_id: str
+) -> MovePlan:
+    """The plan of this move.
+
+    :raise CheckFailed: something blocks it; all of it is in `detail`, the remedies in `hint`.
+    :raise NotFound: one of the two hosts is not in `hosts`.
+    """
+    situation = _situation(request, vm, hosts, ownership)
+    refuse_blockers(findings_of(situation), f"{vm.state} on {vm.host}")
+    source, destination = situation.source.info, situation.destination.info
+    if source is None or destination is None or ownership is None:
+        raise NotFound("a host or the VM's record is missing")  # the checks above have refused this
+    return MovePlan(
+        move_id=move_id,
+        vm=_at_destination(request, vm.definition, destination),
+        source=_ref(situation.source),
+        destination=_ref(situation.destination),
+        disks=tuple(_placement(request, disk, destination) for disk in vm.definition.disks),
+        routes=routes(source, destination, request.nics),
+        epoch=ownership.epoch,
+        encrypt=request.encrypt,
+        verify=request.verify,
+        max_downtime_ms=request.max_downtime_ms,
+    )
+
+
+def _situation(
+    request: MoveRequest, vm: VmStatus, hosts: Mapping[str, HostStatus], ownership: Ownership | None
+) -> Situation:
+    for name in (vm.host, request.host):
+        if name not in hosts:
+            raise NotFound(f"there is no host {name!r}", hint="see `kvmove host list`")
+    return Situation(request, vm, hosts[vm.host], hosts[request.host], ownership)
+
+
+def _at_destination(request: MoveRequest, definition: VmDefinition, destination: HostInfo) -> VmDefinition:
+    """The definition as it is there: the same machine, other datastores."""
+    disks = tuple(
+        disk.model_copy(update={"datastore": _placement(request, disk, destination).destination_datastore})
+        for disk in definition.disks
+    )
+    return definition.model_copy(update={"disks": disks})
+
+
+def _placement(request: MoveRequest, disk: DiskDefinition, destination: HostInfo) -> DiskPlacement:
+    datastore = destination_datastore(request, disk, destination)
+    if datastore is None:
+        raise NotFound(f"{destination.name} has no datastore for disk {disk.name}")  # the checks have refused this
+    return DiskPlacement(
+        name=disk.name,
+        size=disk.size,
+        source_datastore=disk.datastore,
+        destination_datastore=datastore.name,
+    )
+
+
+def _ref(host: HostStatus) -> HostRef:
+    return HostRef(name=host.name, control=host.control)

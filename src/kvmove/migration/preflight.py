@@ -1,0 +1,290 @@
+"""The checks before a move: each says what blocks it or what to know, with the remedy. Pure.
+
+Checks come in two rows. The first asks whether there is anything to plan at all (the VM runs, the hosts answer, nobody
+else moves it); only when that is so does the second compare the two hosts. So a person reads no list of consequences.
+
+A new check is a function here and a line in one of the two rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+from uuid import UUID
+
+import kvmove
+from kvmove.migration.findings import Finding, blocker, warning
+from kvmove.migration.routes import describe_nics, routes
+from kvmove.model.host import DatastoreInfo, HostInfo, HostStatus
+from kvmove.model.move import MoveRequest
+from kvmove.model.ownership import Ownership, OwnershipState
+from kvmove.model.vm import DiskDefinition, VmState, VmStatus
+from kvmove.qemu.accelerator import Accelerator, memory_is_safe
+from kvmove.qemu.command_line import guest_memory
+from kvmove.units import format_size
+
+
+class Situation(NamedTuple):
+    """All that is known when a move is planned."""
+
+    request: MoveRequest
+    vm: VmStatus
+    source: HostStatus
+    destination: HostStatus
+    ownership: Ownership | None
+
+
+class Pair(NamedTuple):
+    """A situation whose two hosts have reported."""
+
+    request: MoveRequest
+    vm: VmStatus
+    source: HostInfo
+    destination: HostInfo
+
+
+def findings_of(situation: Situation) -> Iterator[Finding]:
+    """What the checks find, blockers and warnings."""
+    first = [finding for look in _FIRST for finding in look(situation)]
+    yield from first
+    source, destination = situation.source.info, situation.destination.info
+    if first or source is None or destination is None:
+        return
+    pair = Pair(situation.request, situation.vm, source, destination)
+    for compare in _SECOND:
+        yield from compare(pair)
+
+
+def destination_datastore(request: MoveRequest, disk: DiskDefinition, destination: HostInfo) -> DatastoreInfo | None:
+    """Where a disk goes: the datastore asked for, else the one of the same name as now. None: there is none."""
+    wanted = request.datastore or disk.datastore
+    return next((store for store in destination.datastores if store.name == wanted), None)
+
+
+def _same_host(now: Situation) -> Iterator[Finding]:
+    if now.source.name == now.destination.name:
+        name = now.vm.definition.name
+        yield blocker(f"{name} is on {now.source.name} already", "name another host")
+
+
+def _hosts_answer(now: Situation) -> Iterator[Finding]:
+    for host in dict.fromkeys((now.source, now.destination)):
+        if not host.reachable or host.info is None:
+            reason = f": {host.reason}" if host.reason else ""
+            yield blocker(
+                f"{host.name} does not answer{reason}",
+                f"see on {host.name} whether kvmove-agent runs, and whether {host.control} can be reached from here",
+            )
+
+
+_STATE_REMEDY = {
+    VmState.OFF: "only running VMs can be moved in this version; start it: kvmove vm start {name}",
+    VmState.PAUSED: "only running VMs can be moved in this version; let it run first",
+    VmState.INCOMING: "it is arriving by another move; wait until that has ended: kvmove task list",
+    VmState.CRASHED: "its QEMU has ended; start it again: kvmove vm start {name}",
+}
+
+
+def _vm_runs(now: Situation) -> Iterator[Finding]:
+    name, state = now.vm.definition.name, now.vm.state
+    if state in _STATE_REMEDY:  # `unknown` is the state of VMs on a host that does not answer, which is said already
+        yield blocker(f"{name} is {state} on {now.vm.host}", _STATE_REMEDY[state].format(name=name))
+
+
+def _vm_is_free(now: Situation) -> Iterator[Finding]:
+    name, record = now.vm.definition.name, now.ownership
+    if record is None:
+        yield blocker(
+            f"the registry has no record of {name}",
+            f"restart kvmove-agent on {now.vm.host}, which registers its VMs",
+        )
+    elif record.state is OwnershipState.MOVING:
+        yield blocker(
+            f"{name} is moving from {record.owner} to {record.destination} already (move {record.move_id})",
+            "wait until that move has ended, or cancel it: kvmove task list",
+        )
+    elif now.vm.move_id is not None:
+        yield blocker(
+            f"{now.vm.host} is still busy with move {now.vm.move_id} of {name}",
+            "wait until that move has ended: kvmove task list",
+        )
+    elif (record.owner, record.epoch) != (now.vm.host, now.vm.epoch):
+        yield blocker(
+            f"{name} belongs to {record.owner} (epoch {record.epoch}), but is seen on {now.vm.host} "
+            f"(epoch {now.vm.epoch})",
+            "ask again in a moment; if it stays so, do not start the VM anywhere and compare both agents' logs",
+        )
+
+
+def _versions_fit(pair: Pair) -> Iterator[Finding]:
+    ours, theirs = pair.source.version, pair.destination.version
+    if ours != theirs and (not _series(ours) or _series(ours) != _series(theirs)):
+        yield blocker(
+            f"{pair.source.name} runs kvmove {ours} and {pair.destination.name} runs {theirs}",
+            "bring both hosts to the same version; agents can be restarted while VMs run",
+        )
+    elif len({ours, theirs, kvmove.__version__}) > 1:
+        yield warning(
+            f"the kvmove versions differ: manager {kvmove.__version__}, {pair.source.name} {ours}, "
+            f"{pair.destination.name} {theirs}",
+            "bring all to the same version when you can",
+        )
+
+
+def _qemu_is_not_older(pair: Pair) -> Iterator[Finding]:
+    ours, theirs = pair.source.qemu_version, pair.destination.qemu_version
+    if () < _series(theirs) < _series(ours):
+        yield warning(
+            f"{pair.destination.name} has an older QEMU ({theirs}) than {pair.source.name} ({ours})",
+            "the machine type is the same on both, but QEMU's makers test the other direction more",
+        )
+
+
+def _accelerator_fits(pair: Pair) -> Iterator[Finding]:
+    running, theirs = pair.vm.accelerator, pair.destination.accelerator
+    asked = pair.vm.definition.accelerator
+    there = theirs if asked == "auto" else asked
+    name = pair.vm.definition.name
+    if running and there != running:
+        yield blocker(
+            f"{name} runs with {running}, and would run with {there} on {pair.destination.name}",
+            f"choose a host where it runs with {running}; a running VM cannot change its accelerator",
+        )
+    elif there == "kvm" and theirs != "kvm":
+        yield blocker(
+            f"{name} needs kvm, and {pair.destination.name} has only {theirs}",
+            "choose a host with hardware virtualization",
+        )
+
+
+def _memory_is_safe(pair: Pair) -> Iterator[Finding]:
+    """QEMU before 8.2.3 and 9.0 loses writes of emulated guests of some sizes; see `qemu.accelerator`."""
+    if not pair.vm.accelerator:
+        return
+    accelerator: Accelerator = "kvm" if pair.vm.accelerator == "kvm" else "tcg"
+    memory = guest_memory(pair.vm.definition, accelerator)
+    if not memory_is_safe(memory, accelerator, pair.source.qemu_version):
+        yield blocker(
+            f"{pair.vm.definition.name} is emulated with {memory} bytes of memory, a multiple of 256 KiB, and QEMU "
+            f"{pair.source.qemu_version} would lose some of its memory's contents",
+            "shut it down, and define it with 64 KiB less memory; or run a QEMU from 8.2.3 on",
+        )
+
+
+def _memory_is_there(pair: Pair) -> Iterator[Finding]:
+    needed, free = pair.vm.definition.memory, pair.destination.memory_free
+    if needed > free:
+        yield blocker(
+            f"{pair.destination.name} has {format_size(free)} of memory free, and {pair.vm.definition.name} needs "
+            f"{format_size(needed)}",
+            f"free memory on {pair.destination.name}, or choose another host",
+        )
+
+
+def _datastores_are_two(pair: Pair) -> Iterator[Finding]:
+    own = {store.name: store.id for store in pair.source.datastores}
+    shared = [
+        disk
+        for disk in pair.vm.definition.disks
+        if (store := destination_datastore(pair.request, disk, pair.destination))
+        and own.get(disk.datastore) == store.id
+    ]
+    if shared:
+        yield blocker(
+            f"the datastore of disk {', '.join(disk.name for disk in shared)} is the same on {pair.source.name} and "
+            f"{pair.destination.name}",
+            "moves over shared storage are not supported yet; choose a datastore of the destination's own",
+        )
+
+
+def _datastores_have_room(pair: Pair) -> Iterator[Finding]:
+    """How much of a thin disk is filled is not known here, so each counts with its whole size."""
+    needed: dict[UUID, int] = {}
+    stores = {store.id: store for store in pair.destination.datastores}
+    for disk in pair.vm.definition.disks:
+        store = destination_datastore(pair.request, disk, pair.destination)
+        if store is not None:
+            needed[store.id] = needed.get(store.id, 0) + disk.size
+    for identity, size in needed.items():
+        yield from _room(pair.destination.name, stores[identity], size)
+
+
+def _room(host: str, store: DatastoreInfo, needed: int) -> Iterator[Finding]:
+    if needed > store.free:
+        yield blocker(
+            f"datastore {store.name} on {host} has {format_size(store.free)} free, and the disks need up to "
+            f"{format_size(needed)}",
+            f"free {format_size(needed - store.free)} there, or choose another datastore with --datastore",
+        )
+    elif store.free - needed < store.size // 20:
+        yield warning(
+            f"datastore {store.name} on {host} will be more than 95 % full once the disks are",
+            "move or delete something there soon",
+        )
+
+
+def _datastores_exist(pair: Pair) -> Iterator[Finding]:
+    wanted = dict.fromkeys(pair.request.datastore or disk.datastore for disk in pair.vm.definition.disks)
+    known = [store.name for store in pair.destination.datastores]
+    for name in wanted:
+        if name not in known:
+            yield blocker(
+                f"{pair.destination.name} has no datastore {name}",
+                f"choose one with --datastore: {', '.join(known)}" if known else "list one in its agent.toml",
+            )
+
+
+def _bridges_exist(pair: Pair) -> Iterator[Finding]:
+    for bridge in dict.fromkeys(nic.bridge for nic in pair.vm.definition.nics):
+        if bridge not in pair.destination.bridges:
+            yield blocker(
+                f"{pair.destination.name} has no bridge {bridge}, which {pair.vm.definition.name} is connected to",
+                f"make bridge {bridge} on {pair.destination.name}, in the same network",
+            )
+
+
+def _nics_meet(pair: Pair) -> Iterator[Finding]:
+    known = [nic.name for nic in pair.source.nics]
+    unknown = [name for name in pair.request.nics if name not in known]
+    if unknown:
+        yield blocker(
+            f"{pair.source.name} has no migration NIC {', '.join(unknown)}",
+            f"its migration NICs are: {', '.join(known)}" if known else "list them in its agent.toml: [[nic]]",
+        )
+    elif not routes(pair.source, pair.destination, pair.request.nics):
+        yield blocker(
+            f"no migration NIC of {pair.source.name} reaches one of {pair.destination.name}: "
+            f"{describe_nics(pair.source)}; {describe_nics(pair.destination)}",
+            "give both hosts a NIC in a common network, and list it in their agent.toml: [[nic]]",
+        )
+
+
+def _encrypted(pair: Pair) -> Iterator[Finding]:
+    if not pair.request.encrypt:
+        yield warning(
+            "memory and disks cross the network unencrypted",
+            "do so only on a network where nobody listens and nobody else can send",
+        )
+
+
+_FIRST: tuple[Callable[[Situation], Iterator[Finding]], ...] = (_same_host, _hosts_answer, _vm_runs, _vm_is_free)
+
+_SECOND: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
+    _versions_fit,
+    _qemu_is_not_older,
+    _accelerator_fits,
+    _memory_is_safe,
+    _memory_is_there,
+    _datastores_exist,
+    _datastores_are_two,
+    _datastores_have_room,
+    _bridges_exist,
+    _nics_meet,
+    _encrypted,
+)
+
+
+def _series(version: str) -> tuple[int, ...]:
+    """Major and minor of a version; nothing when it cannot be read."""
+    parts = version.split(".")[:2]
+    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
