@@ -149,11 +149,13 @@ class LedgerWorld:
 
     def arrive(self, datagram: bytes, arrival_ns: int | None = None) -> None:
         """A datagram reaches the recorder."""
-        self.entries.append(LogEntry(self._now_ns if arrival_ns is None else arrival_ns, 0, 0, datagram))
+        self._now_ns = max(self._now_ns, arrival_ns or 0)
+        self.entries.append(LogEntry(arrival_ns or self._now_ns, 0, 0, datagram))
 
     def save(self, folder: Path) -> Path:
         """Write the log into `folder` and the disk beside it; returns the disk."""
-        self.report()
+        if self._seq:
+            self.report()
         folder.mkdir(exist_ok=True)
         (folder / LOG_NAME).write_bytes(LOG_HEAD + b"".join(map(make_entry, self.entries)))
         disk = folder / "disk.raw"

@@ -233,7 +233,11 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    with Recorder(given.listen, given.out) as recorder:
+    try:
+        recorder = Recorder(given.listen, given.out)
+    except CheckFailed as error:
+        sys.exit(f"recorder: {error}")
+    with recorder:
         sys.stdout.write(f"listening {recorder.address[0]}:{recorder.address[1]}\n")
         sys.stdout.flush()
         done.wait()
