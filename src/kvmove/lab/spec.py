@@ -9,8 +9,8 @@ from kvmove.model.names import Name
 from kvmove.model.strict import Strict
 from kvmove.units import GIB
 
-LabName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,22}[a-z0-9])?$")]
-"""Short: it becomes part of socket paths, of which Unix allows 107 bytes."""
+LabName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,14}[a-z0-9])?$")]
+"""16 characters: it becomes part of socket paths, of which Unix allows 107 bytes."""
 
 HostName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,11}$")]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kvmove.agent import config as agent_config
 from kvmove.lab import folders as folders_module
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.host_init import read_config
@@ -30,6 +31,15 @@ def test_the_manager_accepts_its_configuration(folders: LabFolders) -> None:
         ("h2", "10.90.0.12:7441"),
     ]
     assert config.socket == folders.manager_socket
+
+
+def test_an_agent_accepts_its_configuration(folders: LabFolders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_config, "LONGEST_RUN", 200)
+    prepare(SPEC, folders)
+    config = agent_config.load_config(folders.host("h2") / "agent.toml")
+    assert config.control == "10.90.0.12:7441"
+    assert [(nic.name, nic.speed) for nic in config.nics] == [("mig0", 125_000_000), ("mig1", 0)]
+    assert [store.path for store in config.datastores] == [folders.datastore()]
 
 
 def test_every_party_has_its_keys(folders: LabFolders) -> None:
