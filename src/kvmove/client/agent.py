@@ -114,6 +114,12 @@ class AgentClient:
         """The source tells the destination to have its disks on stable storage."""
         return await self._incoming(move_id, "sync", body, timeout)
 
+    async def digest_incoming(
+        self, move_id: str, body: Mapping[str, Any], timeout: float = _CHANGE_TIMEOUT
+    ) -> dict[str, Any]:
+        """The digests of the destination's disks as they were at the last sync."""
+        return await self._incoming(move_id, "digest", body, timeout)
+
     async def take_over_incoming(
         self, move_id: str, body: Mapping[str, Any], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[str, Any]:

@@ -148,7 +148,6 @@ class DiskReport(Strict):
     name: Name
     size: int
     data_sent: int = 0
-    zeroes_skipped: int = 0
     writes_forwarded: int = 0
     writes_ignored: int = 0
     recopied: int = 0

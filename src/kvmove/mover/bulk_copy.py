@@ -93,6 +93,11 @@ class BulkFrame:
     file_offset: int = 0
     file_length: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of the disk's data in it."""
+        return self.file_length or (len(self.data) if self.data is not None else 0)
+
 
 def region_frames(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, *, use_sendfile: bool) -> Iterator[BulkFrame]:
     """The frames of one visit to a region, each read only when it is asked for.

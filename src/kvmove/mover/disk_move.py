@@ -62,7 +62,7 @@ class MirrorServer(Protocol):
 
 @dataclass(slots=True)
 class DiskSnapshot:
-    """One disk now. Bytes, but for `forwarded` and `ignored` (mirrored pieces)."""
+    """One disk now. Bytes, but for `forwarded` and `ignored` (mirrored pieces). `sent` is data, frames not counted."""
 
     total: int
     copied: int
@@ -71,6 +71,7 @@ class DiskSnapshot:
     reason: str
     buffered: int
     mirrored: int
+    sent: int
     forwarded: int
     ignored: int
     mode_changes: tuple[str, ...]
@@ -209,6 +210,17 @@ class DiskMove:
                 raise self.failure
             return self.dispatcher.all_copied()
 
+    def wait_copied(self, timeout: float) -> bool:
+        """Wait until `is_copied`; False after `timeout` seconds, or when the move is stopped.
+
+        :raise KvmoveError: the move failed.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.is_copied():
+            if self.stopping.wait(WATCH_INTERVAL) or time.monotonic() > deadline:
+                return False
+        return True
+
     def wait_settled(self, timeout: float) -> bool:
         """Wait until both sides are equal and nothing is on its way; False after `timeout` seconds.
 
@@ -258,7 +270,8 @@ class DiskMove:
             disks = [
                 DiskSnapshot(
                     state.regions.size, state.regions.copied, state.regions.returned, state.mode, state.reason,
-                    state.buffered, state.counters.mirrored_bytes, state.counters.forwarded, state.counters.ignored,
+                    state.buffered, state.counters.mirrored_bytes, state.counters.sent,
+                    state.counters.forwarded, state.counters.ignored,
                     tuple(state.counters.mode_changes),
                 )
                 for state in self.dispatcher.disks

@@ -65,6 +65,7 @@ class DiskCounters:
     forwarded: int = 0
     ignored: int = 0
     mirrored_bytes: int = 0
+    sent: int = 0
     mode_changes: list[str] = field(default_factory=list)
 
 
@@ -220,6 +221,7 @@ class Dispatcher:
             taken.append(piece)
             disk = self.disks[piece.write.disk]
             disk.buffered -= piece.weight
+            disk.counters.sent += piece.weight
             if disk.buffered < self.limits.low_mark and disk.mode is ForwardMode.SYNC:
                 self._change_mode(disk, ForwardEvent.BELOW_LOW_MARK)
             state.bulk_is_next = disk.mode is ForwardMode.SYNC
@@ -243,10 +245,14 @@ class Dispatcher:
         """In RECOPY, one region at a time probes whether the destination takes data again."""
         return not disk.regions.copies
 
-    def frame_queued(self, copy: RegionCopy) -> bool:
-        """A bulk frame of `copy`, read already, is sent now. False if the copy was abandoned: send no more of it."""
+    def frame_queued(self, copy: RegionCopy, size: int = 0) -> bool:
+        """A bulk frame of `copy` with `size` bytes of data, read already, is sent now.
+
+        False if the copy was abandoned: send no more of it.
+        """
         if copy.abandoned:
             return False
+        self.disks[copy.disk].counters.sent += size
         self.disks[copy.disk].regions.frame_queued(copy)
         self.streams[copy.stream].in_flight.append(copy)
         return True

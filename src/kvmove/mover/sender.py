@@ -174,7 +174,7 @@ class Sender(threading.Thread):
         copy = self._job.copy
         frame = next(self._job.frames, None)
         with engine.lock:
-            wanted = frame is not None and engine.dispatcher.frame_queued(copy)
+            wanted = frame is not None and engine.dispatcher.frame_queued(copy, frame.size)
             if frame is None:
                 engine.dispatcher.bulk_handed(copy)
         if frame is not None and wanted:

@@ -184,6 +184,16 @@ class Migration:
         """How far it is. :raise Unreachable: QEMU does not answer."""
         return parse_info(await self._monitor.execute("query-migrate"))
 
+    async def next_info(self, seconds: float) -> MigrationInfo:
+        """How far it is when its state next changes, or after `seconds`. :raise Unreachable: QEMU does not answer."""
+        since = self._monitor.sequence
+        info = await self.info()
+        if info.status in ENDED or info.status is Status.PRE_SWITCHOVER:
+            return info
+        with contextlib.suppress(Unreachable):
+            await self._monitor.wait_event("MIGRATION", timeout=seconds, since=since)
+        return await self.info()
+
     async def _reach(self, wanted: Collection[Status], timeout: float) -> MigrationInfo:
         """Events say when to look, the query says what is so; the poll is there for an event that did not come."""
         try:

@@ -1,0 +1,202 @@
+"""The agent's control interface: JSON over mutual TLS. Parses, checks who asks, calls, and turns errors into problems.
+
+The manager may do everything but speak as a source; another agent may only speak as the source of a move that the
+manager announced to this host. Nobody else gets in: their certificate is of another authority or role.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from kvmove.agent.moves import Moves
+from kvmove.agent.vms import VmManager
+from kvmove.errors import InvalidInput, KvmoveError, NotFound
+from kvmove.model.host import HostInfo
+from kvmove.model.move import MovePlan
+from kvmove.model.strict import Strict
+from kvmove.model.vm import VmDefinition
+from kvmove.pki.identity import Identity, Role, peer_identity, require
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 1024 * 1024
+
+T = TypeVar("T", bound=BaseModel)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class PlanAndTicket(Strict):
+    """What the manager sends to both hosts of a move."""
+
+    plan: MovePlan
+    ticket: str
+
+
+class AgentApi:
+    """The routes of one agent. `host_info` gives a fresh report."""
+
+    def __init__(self, vms: VmManager, moves: Moves, host_info: Callable[[], Awaitable[HostInfo]]) -> None:
+        self._vms = vms
+        self._moves = moves
+        self._host_info = host_info
+
+    def application(self) -> web.Application:
+        app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
+        app.add_routes(
+            [
+                web.get("/v1/host", self._host),
+                web.get("/v1/vms", self._list_vms),
+                web.post("/v1/vms", self._define),
+                web.delete("/v1/vms/{uuid}", self._delete),
+                web.post("/v1/vms/{uuid}/{verb:start|stop|kill}", self._act),
+                web.get("/v1/moves", self._list_moves),
+                web.post("/v1/moves", self._start_move),
+                web.get("/v1/moves/{id}", self._move),
+                web.get("/v1/moves/{id}/events", self._events),
+                web.post("/v1/moves/{id}/cancel", self._cancel),
+                web.post("/v1/incoming", self._expect),
+                web.get("/v1/incoming/{id}", self._incoming),
+                web.post("/v1/incoming/{id}/{step:prepare|sync|digest|take-over|abandon}", self._incoming_step),
+            ]
+        )
+        return app
+
+    # Host and VMs.
+
+    async def _host(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        return _answer(await self._host_info())
+
+    async def _list_vms(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        return _answer([vm.model_dump(mode="json") for vm in await self._vms.list()])
+
+    async def _define(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        return _answer(await self._vms.define(await _parse(request, VmDefinition)), status=201)
+
+    async def _delete(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        await self._vms.delete(_uuid(request))
+        return web.Response(status=204)
+
+    async def _act(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        act = {"start": self._vms.start, "stop": self._vms.stop, "kill": self._vms.kill}[request.match_info["verb"]]
+        return _answer(await act(_uuid(request)))
+
+    # Moves out.
+
+    async def _list_moves(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        return _answer([status.model_dump(mode="json") for status in self._moves.all()])
+
+    async def _start_move(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        asked = await _parse(request, PlanAndTicket)
+        return _answer(self._moves.start(asked.plan, asked.ticket), status=202)
+
+    async def _move(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        return _answer(self._moves.status(request.match_info["id"]))
+
+    async def _cancel(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        return _answer(self._moves.cancel(request.match_info["id"]))
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        self._moves.status(request.match_info["id"])  # not found is an answer, not an empty stream
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        async for status in self._moves.events(request.match_info["id"]):
+            await response.write(status.model_dump_json().encode() + b"\n")
+        await response.write_eof()
+        return response
+
+    # Moves in.
+
+    async def _expect(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        asked = await _parse(request, PlanAndTicket)
+        self._moves.expect(asked.plan, asked.ticket)
+        return _answer({}, status=202)
+
+    async def _incoming(self, request: web.Request) -> web.StreamResponse:
+        caller = require(_peer(request), Role.MANAGER, Role.AGENT)
+        source = caller.name if caller.role is Role.AGENT else None
+        return _answer(self._moves.incoming(request.match_info["id"], source).status())
+
+    async def _incoming_step(self, request: web.Request) -> web.StreamResponse:
+        caller = require(_peer(request), Role.AGENT)
+        move = self._moves.incoming(request.match_info["id"], caller.name)
+        steps = {
+            "prepare": move.prepare,
+            "sync": move.sync,
+            "digest": move.digests,
+            "take-over": move.take_over,
+            "abandon": move.abandon,
+        }
+        return _answer(await steps[request.match_info["step"]]())
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors as problem+json; what is unexpected is logged whole and told in one sentence."""
+    try:
+        return await handler(request)
+    except KvmoveError as error:
+        return _problem(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        kind = NotFound if error.status == 404 else InvalidInput
+        return _problem(kind(f"{request.method} {request.path}: {error.reason}"), error.status)
+    except (ConnectionError, TimeoutError):
+        raise
+    except Exception as error:
+        log.exception("%s %s failed", request.method, request.path)
+        return _problem(KvmoveError(f"The agent failed by a defect of ours: {error!r}"))
+
+
+def _problem(error: KvmoveError, status: int = 0) -> web.Response:
+    return web.Response(
+        status=status or error.status, content_type="application/problem+json", text=json.dumps(error.problem())
+    )
+
+
+def _answer(body: BaseModel | dict[str, Any] | list[Any], status: int = 200) -> web.Response:
+    text = body.model_dump_json() if isinstance(body, BaseModel) else json.dumps(body)
+    return web.Response(status=status, content_type="application/json", text=text)
+
+
+async def _parse(request: web.Request, kind: type[T]) -> T:
+    """:raise InvalidInput: the body is not what was asked for; says where."""
+    try:
+        return kind.model_validate_json(await request.read())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise InvalidInput(f"{where}: {first['msg']}") from error
+
+
+def _uuid(request: web.Request) -> UUID:
+    try:
+        return UUID(request.match_info["uuid"])
+    except ValueError as error:
+        raise InvalidInput(f"{request.match_info['uuid']!r} is not a VM's UUID") from error
+
+
+def _peer(request: web.Request) -> Identity:
+    return peer_identity(request.get_extra_info("peercert"))
+
+
+def _from_manager(request: web.Request) -> None:
+    require(_peer(request), Role.MANAGER)

@@ -1,0 +1,204 @@
+"""The moves that this host takes part in: those out of it, and those into it.
+
+Each move out runs as a task of its own to its end; no request of the manager that breaks off ends it. After a restart
+`recover` takes up what the journal says is unfinished, before anything new is accepted for those VMs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from kvmove.errors import Busy, InvalidInput, KvmoveError, NotAllowed, NotFound
+from kvmove.migration.destination import IncomingMove, IncomingState
+from kvmove.migration.host_parts import HostParts
+from kvmove.migration.journal import MoveJournal, Step
+from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.recovery import MoveRecovery
+from kvmove.migration.source import SourceMove
+from kvmove.model.move import MovePlan, MoveStatus
+
+log = logging.getLogger(__name__)
+
+EVENT_SECONDS = 0.2
+EXPECT_SECONDS = 120.0
+"""A move that was announced and not prepared within this is forgotten."""
+
+HOUSEKEEPING_SECONDS = 2.0
+
+
+class Moves:
+    """All moves of one host."""
+
+    def __init__(self, host: HostParts) -> None:
+        self._host = host
+        self._outgoing: dict[str, SourceMove] = {}
+        self._boards: dict[str, MoveBoard] = {}
+        self._incoming: dict[str, IncomingMove] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Out of this host.
+
+    def start(self, plan: MovePlan, ticket: str) -> MoveStatus:
+        """Begin a move; its progress is asked for by its id. Asking twice for the same move begins it once.
+
+        :raise Busy: the VM moves already. :raise CheckFailed: it does not run here.
+        """
+        if plan.move_id in self._boards:
+            return self._boards[plan.move_id].status()
+        if plan.source.name != self._host.name:
+            raise InvalidInput(f"host {self._host.name} is not the source of move {plan.move_id}")
+        board = MoveBoard(plan)
+        move = SourceMove(self._host, plan, _ticket(ticket), board)
+        self._host.vms.begin_move(plan.vm.uuid, plan.move_id)
+        self._boards[plan.move_id] = board
+        self._outgoing[plan.move_id] = move
+        self._spawn(self._run(move), f"move-{plan.move_id}")
+        return board.status()
+
+    async def _run(self, move: SourceMove) -> None:
+        try:
+            await move.run()
+        finally:
+            self._outgoing.pop(move.plan.move_id, None)
+            self._host.outgoing.forget_old()
+
+    def cancel(self, move_id: str) -> MoveStatus:
+        """Ask a move to end; it is undone in the background.
+
+        :raise Busy: too late. :raise NotFound: no such move.
+        """
+        status = self.status(move_id)
+        move = self._outgoing.get(move_id)
+        if move is None or not move.cancel():
+            raise Busy(
+                f"Move {move_id} cannot be cancelled any more: VM {status.plan.vm.name} is {status.vm_state}.",
+                hint="When it has ended, move the VM back.",
+            )
+        return status
+
+    def status(self, move_id: str) -> MoveStatus:
+        """How a move out of this host is, or how it ended, also after a restart.
+
+        :raise NotFound: this host knows of no such move.
+        """
+        board = self._boards.get(move_id)
+        if board is not None:
+            return board.status()
+        journal = self._host.outgoing.of(move_id)
+        if not journal.has(Step.ENDED):
+            raise NotFound(f"Host {self._host.name} knows of no move {move_id}.")
+        return _ended(journal)
+
+    def all(self) -> list[MoveStatus]:
+        """All that this host remembers, oldest first."""
+        ended = [journal for journal in self._host.outgoing.all() if journal.has(Step.ENDED)]
+        past = [status for status in map(_ended, ended) if status.move_id not in self._boards]
+        return past + [board.status() for board in self._boards.values()]
+
+    async def events(self, move_id: str) -> AsyncIterator[MoveStatus]:
+        """The move's status now and whenever it changed, until it has ended."""
+        last: MoveStatus | None = None
+        while True:
+            status = self.status(move_id)
+            if status != last:
+                yield status
+            if status.outcome is not None:
+                return
+            last = status
+            await asyncio.sleep(EVENT_SECONDS)
+
+    # Into this host.
+
+    def expect(self, plan: MovePlan, ticket: str) -> None:
+        """The manager says that a move will come.
+
+        :raise InvalidInput: it is not for this host.
+        """
+        if plan.destination.name != self._host.name:
+            raise InvalidInput(f"host {self._host.name} is not the destination of move {plan.move_id}")
+        if plan.move_id not in self._incoming:
+            self._incoming[plan.move_id] = IncomingMove(self._host, plan, _ticket(ticket))
+
+    def incoming(self, move_id: str, caller: str | None) -> IncomingMove:
+        """A move into this host; `caller` is the agent that asks, None for the manager.
+
+        :raise NotFound: none is known. :raise NotAllowed: the caller is not its source.
+        """
+        move = self._incoming.get(move_id)
+        if move is None:
+            raise NotFound(f"Host {self._host.name} expects no move {move_id}.")
+        if caller is not None and move.plan.source.name != caller:
+            raise NotAllowed(f"host {caller} is not the source of move {move_id}")
+        return move
+
+    # After a restart, and always.
+
+    def recover(self) -> None:
+        """Take up every unfinished move. The VMs of this host must have been adopted before."""
+        for journal in self._host.outgoing.unfinished():
+            recovery = MoveRecovery(self._host, journal)
+            self._boards[recovery.plan.move_id] = recovery.board
+            with contextlib.suppress(KvmoveError):
+                self._host.vms.begin_move(recovery.plan.vm.uuid, recovery.plan.move_id)
+            log.warning("taking up move %s of VM %s", recovery.plan.move_id, recovery.plan.vm.name)
+            self._spawn(recovery.run(), f"recover-{recovery.plan.move_id}")
+        for journal in self._host.incoming.unfinished():
+            plan = journal.plan()
+            move = self._incoming[plan.move_id] = IncomingMove(self._host, plan, b"")
+            log.warning("taking up incoming move %s of VM %s", plan.move_id, plan.vm.name)
+            self._spawn(self._recover_incoming(move), f"recover-{plan.move_id}")
+
+    async def _recover_incoming(self, move: IncomingMove) -> None:
+        try:
+            await move.recover()
+        except KvmoveError as error:
+            log.error("incoming move %s could not be taken up: %s", move.plan.move_id, error.detail)
+
+    async def keep_house(self) -> None:
+        """For ever: forget what was announced and never came, discard what its source has given up, delete old disks
+        that were put aside long enough."""
+        while True:
+            for move in list(self._incoming.values()):
+                await self._look_after(move)
+            for store in self._host.datastores.values():
+                with contextlib.suppress(KvmoveError):
+                    await asyncio.to_thread(store.purge, time.time() - self._host.keep_source)
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    async def _look_after(self, move: IncomingMove) -> None:
+        move_id = move.plan.move_id
+        try:
+            if move.state is IncomingState.EXPECTED and time.monotonic() - move.since > EXPECT_SECONDS:
+                del self._incoming[move_id]
+            elif move.state is IncomingState.PREPARED and await move.is_over():
+                log.warning("move %s was given up by its source: discarding what it brought", move_id)
+                await move.abandon()
+        except KvmoveError as error:
+            log.info("move %s cannot be looked after now: %s", move_id, error.detail)
+
+    async def close(self) -> None:
+        """The agent ends; moves under way are left to their journal."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _ended(journal: MoveJournal) -> MoveStatus:
+    return MoveStatus.model_validate(journal.steps[Step.ENDED]["status"])
+
+
+def _ticket(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise InvalidInput("the ticket is not hexadecimal") from error

@@ -1,0 +1,68 @@
+"""After the hand-over: what the source gives away, or what it keeps.
+
+The source's disks are put aside, not deleted: `keep_source` seconds later the agent deletes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from kvmove.client.agent import AgentClient
+from kvmove.disk.digest import disk_digest
+from kvmove.errors import KvmoveError
+from kvmove.migration.host_parts import HostParts
+from kvmove.migration.move_board import MoveBoard
+from kvmove.model.move import MovePlan
+from kvmove.model.ownership import Ownership
+from kvmove.qemu import run_control
+from kvmove.qemu.instance import Instance
+
+log = logging.getLogger(__name__)
+
+DIGEST_SECONDS = 3600.0
+
+
+async def clean_up(host: HostParts, plan: MovePlan, destination: AgentClient, board: MoveBoard) -> None:
+    """The VM runs at the destination: end the paused QEMU here, compare the disks if asked, put them aside."""
+    await host.vms.give_away(plan.vm.uuid)
+    if plan.verify:
+        here, there = await asyncio.gather(_own_digests(host, plan), _their_digests(plan, destination))
+        board.digests(here, there)
+    for store in {host.datastores[disk.source_datastore] for disk in plan.disks}:
+        try:
+            await asyncio.to_thread(store.quarantine, plan.vm.uuid, plan.move_id)
+        except KvmoveError as error:
+            log.error("the old disks of VM %s stay where they are: %s", plan.vm.name, error.detail)
+            board.message = f"the old disks stay at the source: {error.detail}"
+
+
+async def _own_digests(host: HostParts, plan: MovePlan) -> dict[str, str]:
+    return {
+        disk.name: await asyncio.to_thread(
+            disk_digest, host.datastores[disk.source_datastore].disk_path(plan.vm.uuid, disk.name)
+        )
+        for disk in plan.disks
+    }
+
+
+async def _their_digests(plan: MovePlan, destination: AgentClient) -> dict[str, str]:
+    try:
+        answer = await destination.digest_incoming(plan.move_id, {}, timeout=DIGEST_SECONDS)
+    except KvmoveError as error:
+        log.error("the destination gave no digests: %s", error.detail)
+        return {}
+    return dict(answer.get("digests", {}))
+
+
+async def stay(host: HostParts, plan: MovePlan, instance: Instance, record: Ownership) -> None:
+    """The registry says that the VM is this host's (still, or again): let the paused guest go on.
+
+    :raise KvmoveError: it does not; the VM is paused here and nowhere else.
+    """
+    if await run_control.run_state(instance.monitor) != run_control.RUNNING:
+        await run_control.cont(instance.monitor)
+    with contextlib.suppress(KvmoveError):
+        await run_control.announce_self(instance.monitor)
+    host.vms.end_move(plan.vm.uuid, record.epoch)

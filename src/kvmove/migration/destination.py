@@ -1,0 +1,345 @@
+"""The destination's part of a move, from the manager's word that one will come to the running VM or to nothing.
+
+    expect -> prepare -> sync -> take_over -> RUNNING        abandon, from any step before the commit -> nothing left
+
+`take_over` is the hand-over: the registry's compare-and-swap decides whether this host owns the VM; only then, and only
+once CONT_INTENT is on stable storage, the guest is let run. After a restart of the agent `recover` does what is owed
+(see the table there). A disk that is not handed over lies in a folder marked partial, which no VM can be started from.
+
+Everything here may be called again by a source that got no answer: a step that is done answers as before.
+Deliberately not here: HTTP, and who may call (agent).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from kvmove.disk.clone import clone
+from kvmove.disk.digest import disk_digest
+from kvmove.disk.raw_target import RawTarget
+from kvmove.errors import Busy, CheckFailed, KvmoveError, MoveFailed, NeedsAttention
+from kvmove.memory.channel_relay import DestinationRelay
+from kvmove.migration.host_parts import HostParts
+from kvmove.migration.journal import Step
+from kvmove.migration.memory_channels import memory_channels
+from kvmove.model.move import MovePlan
+from kvmove.model.ownership import Ownership
+from kvmove.mover.receiver import DiskReceiver, TargetDisk
+from kvmove.qemu import run_control
+from kvmove.qemu.features import find_features
+from kvmove.qemu.instance import Instance
+from kvmove.qemu.migration import Migration, Status
+from kvmove.registry import ownership
+from kvmove.registry.settle import swap_until_known
+from kvmove.transport.listener import Expected
+from kvmove.transport.stream import Stream, StreamLost
+from kvmove.wire.handshake import Hello, StreamRole
+
+log = logging.getLogger(__name__)
+
+LOAD_SECONDS = 20.0
+"""The source says that all memory is sent; so long may this QEMU take to have it."""
+
+REGISTRY_PAUSE = 0.2
+
+
+class IncomingState(StrEnum):
+    EXPECTED = "expected"
+    PREPARED = "prepared"
+    RUNNING = "running"
+    RETURNED = "returned"  # this host had won the VM, could not let it run, and gave it back
+    DISCARDED = "discarded"
+
+
+async def pause() -> None:
+    """Between two attempts to reach the registry."""
+    await asyncio.sleep(REGISTRY_PAUSE)
+
+
+class IncomingMove:
+    """One move into this host. Methods run one at a time (`lock`)."""
+
+    def __init__(self, host: HostParts, plan: MovePlan, ticket: bytes) -> None:
+        self.plan = plan
+        self.state = IncomingState.EXPECTED
+        self.since = time.monotonic()
+        self.lock = asyncio.Lock()
+        self._host = host
+        self._ticket = ticket
+        self._journal = host.incoming.of(plan.move_id)
+        self._instance: Instance | None = None
+        self._targets: list[RawTarget] = []
+        self._receiver: DiskReceiver | None = None
+        self._relay: DestinationRelay | None = None
+        self._frozen: dict[str, Path] = {}
+        self._digests: dict[str, str] = {}
+
+    # What the source asks.
+
+    def status(self) -> dict[str, Any]:
+        """For the source and the manager: state, why it cannot go on (if so), and digests once known."""
+        failure = self._receiver.failure if self._receiver is not None else ""
+        if self.state is IncomingState.PREPARED and self._instance is not None:
+            failure = failure or self._qemu_failure(self._instance)
+        applied = self._receiver.applied_bytes if self._receiver is not None else 0
+        return {"state": self.state, "failure": failure, "applied_bytes": applied, "digests": self._digests}
+
+    @staticmethod
+    def _qemu_failure(instance: Instance) -> str:
+        return "" if instance.process.is_alive() else "the destination's QEMU has ended"
+
+    async def prepare(self) -> dict[str, Any]:
+        """Make the disks, start QEMU, take streams.
+
+        :raise KvmoveError: it cannot be done; nothing of it is left.
+        """
+        async with self.lock:
+            if self.state is IncomingState.PREPARED:
+                return self.status()
+            if self.state is not IncomingState.EXPECTED:
+                raise Busy(f"move {self.plan.move_id} is {self.state} here")
+            self._journal.write(Step.PREPARED, {"plan": self.plan.model_dump(mode="json")})
+            try:
+                await self._make_disks()
+                await self._start_qemu()
+            except BaseException:
+                await self._discard()
+                raise
+            self._host.listener.expect(
+                self.plan.move_id,
+                Expected(self._ticket, self.plan.source.name, self.plan.encrypt, self._accept),
+            )
+            self.state = IncomingState.PREPARED
+            return self.status()
+
+    async def _make_disks(self) -> None:
+        vm = self.plan.vm.uuid
+        for disk in self.plan.disks:
+            store = self._host.datastores.get(disk.destination_datastore)
+            if store is None:
+                raise CheckFailed(f"host {self._host.name} has no datastore {disk.destination_datastore}")
+            await asyncio.to_thread(store.begin_incoming, vm, self.plan.move_id)
+            await asyncio.to_thread(store.create_disk, vm, disk.name, disk.size, reserve=disk.size)
+            self._targets.append(store.open_target(vm, disk.name))
+        targets: list[TargetDisk] = list(self._targets)
+        self._receiver = DiskReceiver(targets)
+
+    async def _start_qemu(self) -> None:
+        self._instance = await self._host.vms.start_incoming(self.plan.vm, self.plan.move_id)
+        migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
+        path = self._host.run / f"{self.plan.move_id}-in.sock"
+        await migration.configure_destination(memory_channels(self.plan))
+        await migration.incoming(f"unix:{path}")
+        self._relay = DestinationRelay(path)
+
+    def _accept(self, hello: Hello, stream: Stream) -> Callable[[], None]:
+        """A stream has proven itself; called in its thread."""
+        if self._receiver is None or self._relay is None:
+            raise StreamLost("the move is over")
+        if hello.role is StreamRole.DISK:
+            return self._receiver.accept(hello.number, stream)
+        return self._relay.accept(hello.number, stream)
+
+    async def sync(self) -> dict[str, Any]:
+        """All that was acknowledged is on stable storage, folder included; with `verify` the disks are frozen for it.
+
+        :raise MoveFailed: the storage failed, now or before.
+        """
+        receiver = self._receiver
+        if receiver is None:
+            raise Busy(f"move {self.plan.move_id} is {self.state} here")
+        await asyncio.to_thread(receiver.sync)
+        if receiver.failure:
+            raise MoveFailed(f"The destination cannot go on: {receiver.failure}.")
+        for target in self._targets:
+            await asyncio.to_thread(target.sync_folder)
+        if self.plan.verify:
+            await asyncio.to_thread(self._freeze)
+        return self.status()
+
+    def _freeze(self) -> None:
+        """Keep the disks as they are now: as reflinks, or by their digests where the file system has none."""
+        for disk, target in zip(self.plan.disks, self._targets, strict=True):
+            frozen = target.path.with_suffix(".frozen")
+            frozen.unlink(missing_ok=True)
+            if clone(target.path, frozen):
+                self._frozen[disk.name] = frozen
+            else:
+                self._digests[disk.name] = disk_digest(target.path)
+
+    async def digests(self) -> dict[str, Any]:
+        """The digests of the disks as they were at the last `sync`."""
+        for name, frozen in list(self._frozen.items()):
+            self._digests[name] = await asyncio.to_thread(disk_digest, frozen)
+            frozen.unlink(missing_ok=True)
+            del self._frozen[name]
+        return self.status()
+
+    # The hand-over.
+
+    async def take_over(self) -> dict[str, Any]:
+        """The source has yielded: win the VM at the registry, then let it run.
+
+        The answer's `state` is `running`, or `returned` when the VM was won, could not run, and was given back.
+
+        :raise Busy: the source won an abort, or the VM is not in this move; nothing of it is left here.
+        :raise MoveFailed: this QEMU does not have the memory; the VM was not taken over.
+        """
+        async with self.lock:
+            if self.state is not IncomingState.PREPARED or self._instance is None:
+                return self.status()
+            migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
+            await migration.wait_status({Status.COMPLETED}, timeout=LOAD_SECONDS)
+            won = await self._commit()
+            await self._run_or_return(self._instance, won)
+            return self.status()
+
+    async def _commit(self) -> Ownership:
+        moving = await self._moving()
+        wanted = ownership.commit(moving, self.plan.move_id, self._host.name)
+        stored = await swap_until_known(self._host.registry, moving, wanted, pause)
+        if stored != wanted:
+            await self._discard()
+            raise Busy(f"the source has taken VM {self.plan.vm.name} back: move {self.plan.move_id} was aborted")
+        return wanted
+
+    async def _moving(self) -> Ownership:
+        """The record as it must be while this move is under way."""
+        owned = Ownership(vm=self.plan.vm.uuid, owner=self.plan.source.name, epoch=self.plan.epoch)
+        return ownership.begin(owned, self.plan.move_id, self._host.name)
+
+    async def _run_or_return(self, instance: Instance, won: Ownership) -> None:
+        self._journal.write(Step.CONT_INTENT, {"epoch": won.epoch})
+        try:
+            await run_control.cont(instance.monitor)
+        except KvmoveError as error:
+            if not await self._never_ran(instance):
+                raise NeedsAttention(
+                    f"Whether VM {self.plan.vm.name} runs on {self._host.name} could not be found out: {error.detail}.",
+                    hint=f"Ask `kvmove vm show {self.plan.vm.name}`; the source keeps its copy paused.",
+                ) from error
+            await self._give_back(won, error)
+            return
+        await self._settle_in(instance, won.epoch)
+
+    async def _never_ran(self, instance: Instance) -> bool:
+        """Make sure that this QEMU neither runs the guest nor ever will: its word that it does not, and its end."""
+        try:
+            state = await run_control.run_state(instance.monitor)
+        except KvmoveError:
+            return False
+        if state == run_control.RUNNING:
+            return False
+        await instance.process.end()
+        return not instance.process.is_alive()
+
+    async def _give_back(self, won: Ownership, error: KvmoveError) -> None:
+        log.error("VM %s cannot run here and is given back: %s", self.plan.vm.name, error.detail)
+        back = ownership.take_back(won, self.plan.source.name)
+        await swap_until_known(self._host.registry, won, back, pause)
+        await self._discard(IncomingState.RETURNED)
+
+    async def _settle_in(self, instance: Instance, epoch: int) -> None:
+        """The guest runs here: tell the network, and make the VM this host's own."""
+        self.state = IncomingState.RUNNING
+        self._host.listener.forget(self.plan.move_id)
+        with contextlib.suppress(KvmoveError):
+            await run_control.announce_self(instance.monitor)
+        await self._own(epoch)
+
+    async def _own(self, epoch: int) -> None:
+        for name in {disk.destination_datastore for disk in self.plan.disks}:
+            store = self._host.datastores[name]
+            await asyncio.to_thread(store.commit_incoming, self.plan.vm.uuid, self.plan.move_id)
+        await self._host.vms.take_ownership(self.plan.vm, epoch)
+        self.state = IncomingState.RUNNING
+        self._journal.write(Step.ENDED, {"state": IncomingState.RUNNING})
+        await self._stop_threads()
+
+    # The undo.
+
+    async def abandon(self) -> dict[str, Any]:
+        """The move is given up: end QEMU, remove the disks. Nothing is left when this returns.
+
+        :raise Busy: too late, the VM is this host's.
+        """
+        async with self.lock:
+            if self.state is IncomingState.RUNNING:
+                raise Busy(f"VM {self.plan.vm.name} runs on {self._host.name} already")
+            if self.state not in (IncomingState.DISCARDED, IncomingState.RETURNED):
+                await self._discard()
+            return self.status()
+
+    async def _discard(self, state: IncomingState = IncomingState.DISCARDED) -> None:
+        self._host.listener.forget(self.plan.move_id)
+        await self._host.vms.discard_incoming(self.plan.vm.uuid)
+        await self._stop_threads()
+        for name in {disk.destination_datastore for disk in self.plan.disks}:
+            store = self._host.datastores.get(name)
+            if store is not None:
+                await asyncio.to_thread(store.discard_incoming, self.plan.vm.uuid, self.plan.move_id)
+        self.state = state
+        if self._journal.steps:
+            self._journal.write(Step.ENDED, {"state": state})
+
+    async def _stop_threads(self) -> None:
+        if self._relay is not None:
+            self._relay.close()
+        if self._receiver is not None:
+            await asyncio.to_thread(self._receiver.stop)
+        for target in self._targets:
+            target.close()
+        self._targets.clear()
+        self._receiver = self._relay = None
+
+    # After a restart, and when the source is silent.
+
+    async def is_over(self) -> bool:
+        """Whether the registry says that this move is not under way any more, and was not won by this host.
+
+        :raise Unreachable: the registry does not answer.
+        """
+        record = await self._host.registry.get(self.plan.vm.uuid)
+        return record is None or (record.owner != self._host.name and record.move_id != self.plan.move_id)
+
+    async def recover(self) -> None:
+        """Do what is owed after a restart of the agent.
+
+            journal       owner       then
+            PREPARED      the source  discard
+            PREPARED      this host   it was won and never let run: run it if its QEMU is there, else give it back
+            CONT_INTENT   this host   it may have run: let it run if its QEMU is there, and never give it back
+
+        Waits for the registry as long as it takes; the guest stands still or runs at the source meanwhile.
+        """
+        async with self.lock:
+            moving = await self._moving()
+            won = ownership.commit(moving, self.plan.move_id, self._host.name)
+            stored = await self._read()
+            if stored != won and not self._journal.has(Step.CONT_INTENT):
+                await self._discard()
+                return
+            instance = await self._host.vms.adopt_incoming(self.plan.vm, self.plan.move_id)
+            if instance is None and not self._journal.has(Step.CONT_INTENT):
+                await self._give_back(won, MoveFailed("its QEMU is gone"))
+                return
+            if instance is not None:
+                self._journal.write(Step.CONT_INTENT, {"epoch": won.epoch})
+                if await run_control.run_state(instance.monitor) != run_control.RUNNING:
+                    await run_control.cont(instance.monitor)
+                with contextlib.suppress(KvmoveError):
+                    await run_control.announce_self(instance.monitor)
+            await self._own(won.epoch)
+
+    async def _read(self) -> Ownership | None:
+        while True:
+            with contextlib.suppress(KvmoveError):
+                return await self._host.registry.get(self.plan.vm.uuid)
+            await pause()

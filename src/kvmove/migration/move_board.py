@@ -1,0 +1,195 @@
+"""How one move is: written by the procedure, read by whoever asks (agent, manager, command line).
+
+One writer, the procedure's task. Readers get a frozen `MoveStatus` each time. The board also collects the report: time
+per phase, bytes per NIC, the parts of the switchover, digests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from kvmove.errors import KvmoveError
+from kvmove.memory.channel_relay import SourceRelay
+from kvmove.migration import phases
+from kvmove.migration.phases import Course, HandOver
+from kvmove.migration.progress import ProgressMeter
+from kvmove.model.move import (
+    DiskProgress,
+    DiskReport,
+    MemoryProgress,
+    MovePlan,
+    MoveProgress,
+    MoveReport,
+    MoveStatus,
+    NicProgress,
+    Phase,
+    PhaseTime,
+)
+from kvmove.mover.disk_move import DiskMove, DiskSnapshot
+from kvmove.qemu.migration import MigrationInfo
+
+FIRST = Course()
+
+
+class MoveBoard:
+    """The board of one move."""
+
+    def __init__(self, plan: MovePlan, course: Course = FIRST) -> None:
+        self.plan = plan
+        self.course = course
+        self.message = ""
+        self._began = time.monotonic()
+        self._entered = self._began
+        self._phases: list[PhaseTime] = []
+        self._meter = ProgressMeter(plan)
+        self._disks: DiskMove | None = None
+        self._relay: SourceRelay | None = None
+        self._snapshots: list[DiskSnapshot] = []
+        self._nics: dict[str, NicProgress] = {}
+        self._memory = MemoryProgress()
+        self._switchover: dict[str, float] = {}
+        self._digests: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
+        self._report: MoveReport | None = None
+        self._problem: KvmoveError | None = None
+        self._ended: MoveStatus | None = None
+
+    # The procedure writes.
+
+    def enter(self, phase: Phase) -> None:
+        """The next phase begins."""
+        self._note_time()
+        self.course = phases.enter(self.course, phase)
+
+    def _note_time(self) -> None:
+        now = time.monotonic()
+        self._phases.append(PhaseTime(phase=self.course.phase, seconds=round(now - self._entered, 3)))
+        self._entered = now
+
+    def watch_disks(self, disks: DiskMove) -> None:
+        self._disks = disks
+
+    def watch_memory(self, relay: SourceRelay) -> None:
+        self._relay = relay
+
+    def memory(self, info: MigrationInfo) -> None:
+        """What QEMU says of its rounds."""
+        self._memory = MemoryProgress(
+            total=info.ram_total,
+            transferred=info.ram_transferred,
+            remaining=info.ram_remaining,
+            rounds=info.rounds,
+            dirty_rate=info.dirty_rate,
+            throttle=info.throttle,
+        )
+
+    def yielded(self) -> None:
+        """The source gives its word."""
+        self.course = phases.hand_over(self.course, HandOver.YIELDED)
+
+    def in_doubt(self, reason: str) -> None:
+        """The answer to the hand-over did not come."""
+        self.message = reason
+        if phases.may_enter(self.course, Phase.IN_DOUBT):
+            self.enter(Phase.IN_DOUBT)
+
+    def decided(self, *, by_destination: bool, parts: dict[str, float]) -> None:
+        """It is known who owns the VM."""
+        self.course = phases.hand_over(self.course, HandOver.COMMITTED if by_destination else HandOver.RETURNED)
+        self._switchover = parts
+
+    def digests(self, source: Mapping[str, str], destination: Mapping[str, str]) -> None:
+        self._digests = (source, destination)
+
+    def failing(self, error: KvmoveError) -> None:
+        """The move is being undone."""
+        self._problem = self._problem or error
+        if phases.may_enter(self.course, Phase.ABORTING):
+            error.step = error.step or self.course.phase
+            self.enter(Phase.ABORTING)
+
+    def ended(self, outcome: Phase, info: MigrationInfo | None = None) -> None:
+        """Nothing follows. With `info` (QEMU's last word) there is a report."""
+        if info is not None:
+            self.memory(info)
+        self.enter(outcome)
+        self._collect()
+        if info is not None:
+            self._report = self._make_report(info)
+        self._ended = self._status()
+
+    def stop_watching(self) -> None:
+        """The threads end: keep their last figures."""
+        self._collect()
+        self._disks = self._relay = None
+
+    # Anyone reads.
+
+    def status(self) -> MoveStatus:
+        """The move now, or how it ended."""
+        return self._ended or self._status()
+
+    def _status(self) -> MoveStatus:
+        self._collect()
+        place = phases.whereabouts(self.course, self.plan.source.name, self.plan.destination.name)
+        problem = None
+        if self._problem is not None:
+            self._problem.vm_state = place = self._problem.vm_state or place
+            problem = self._problem.problem()
+        return MoveStatus(
+            move_id=self.plan.move_id,
+            plan=self.plan,
+            progress=self._progress(),
+            outcome=self.course.phase if self.course.phase in phases.ENDED else None,
+            report=self._report,
+            problem=problem,
+            vm_state=place,
+        )
+
+    def _collect(self) -> None:
+        """Take the threads' figures."""
+        if self._disks is None:
+            return
+        self._snapshots, nics = self._disks.snapshot()
+        memory = self._relay.sent() if self._relay is not None else {}
+        self._nics = {
+            nic: NicProgress(nic=nic, sent=totals.sent + memory.get(nic, 0), streams=totals.streams)
+            for nic, totals in nics.items()
+        }
+
+    def _progress(self) -> MoveProgress:
+        disks = tuple(
+            DiskProgress(
+                name=disk.name, total=state.total, copied=state.copied, recopied=state.recopied, mode=state.mode,
+                reason=state.reason, buffered=state.buffered, mirrored=state.mirrored,
+            )
+            for disk, state in zip(self.plan.disks, self._snapshots, strict=False)
+        )  # fmt: skip
+        return self._meter.update(
+            time.monotonic() - self._began, self.course.phase, disks, self._memory, tuple(self._nics.values()),
+            self.message,
+        )  # fmt: skip
+
+    def _make_report(self, info: MigrationInfo) -> MoveReport:
+        return MoveReport(
+            seconds=round(time.monotonic() - self._began, 3),
+            phases=tuple(self._phases),
+            downtime_ms=info.downtime_ms,
+            switchover_ms=self._switchover,
+            bytes_per_nic={nic: state.sent for nic, state in self._nics.items()},
+            memory_bytes=info.ram_transferred,
+            memory_rounds=info.rounds,
+            disks=tuple(self._disk_reports()),
+            encrypted=self.plan.encrypt,
+        )
+
+    def _disk_reports(self) -> list[DiskReport]:
+        source, destination = self._digests
+        return [
+            DiskReport(
+                name=disk.name, size=disk.size, data_sent=state.sent, writes_forwarded=state.forwarded,
+                writes_ignored=state.ignored, recopied=state.recopied, mode_changes=state.mode_changes,
+                source_digest=source.get(disk.name, ""), destination_digest=destination.get(disk.name, ""),
+            )
+            for disk, state in zip(self.plan.disks, self._snapshots, strict=True)
+        ]  # fmt: skip

@@ -1,0 +1,145 @@
+"""What a source owes when its agent starts again and finds a move unfinished in its journal.
+
+    journal    then
+    BEGAN      the move is undone: memory's transfer cancelled, mirrors taken off, the guest runs, abort at the registry
+    YIELDED    the registry and the destination decide, as in an undisturbed switchover (`switchover.decide`)
+
+The guest comes first: it is let run before the registry or the destination is asked, where that is safe, which it is
+up to YIELDED. The streams and mirrors of the old agent died with it; QEMU's guest writes went on at the source.
+
+The destination's half is `IncomingMove.recover`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+
+from kvmove.client.agent import AgentClient
+from kvmove.errors import CheckFailed, KvmoveError, MoveFailed
+from kvmove.migration.clean_up import clean_up, stay
+from kvmove.migration.host_parts import HostParts
+from kvmove.migration.journal import MoveJournal, Step
+from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.phases import Course, HandOver
+from kvmove.migration.switchover import decide, pause
+from kvmove.model.move import MovePlan, Phase
+from kvmove.model.ownership import Ownership
+from kvmove.qemu import run_control
+from kvmove.qemu.block_jobs import MirrorJob, MirrorSpec
+from kvmove.qemu.features import find_features
+from kvmove.qemu.instance import Instance
+from kvmove.qemu.migration import Migration, Status
+from kvmove.registry import ownership
+from kvmove.registry.settle import read_until_known, swap_until_known
+
+log = logging.getLogger(__name__)
+
+TELL_ATTEMPTS = 20
+
+
+class MoveRecovery:
+    """One unfinished move out of this host; `run` it once, then the board says how it ended."""
+
+    def __init__(self, host: HostParts, journal: MoveJournal) -> None:
+        self.plan = journal.plan()
+        self._host = host
+        self._journal = journal
+        yielded = journal.has(Step.YIELDED)
+        course = Course(Phase.SWITCHING_OVER, HandOver.YIELDED) if yielded else Course(Phase.ABORTING)
+        self.board = MoveBoard(self.plan, course)
+        self.board.message = "the source's agent was restarted"
+        owned = Ownership(vm=self.plan.vm.uuid, owner=host.name, epoch=self.plan.epoch)
+        self._moving = ownership.begin(owned, self.plan.move_id, self.plan.destination.name)
+
+    async def run(self) -> None:
+        """Until the move has ended, however long the registry takes."""
+        destination = AgentClient(self.plan.destination, self._host.pki)
+        try:
+            if self._journal.has(Step.YIELDED):
+                await self._decide(destination)
+            else:
+                await self._undo(destination)
+        finally:
+            await destination.close()
+        self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
+
+    def _instance(self) -> Instance | None:
+        with contextlib.suppress(CheckFailed):
+            return self._host.vms.instance(self.plan.vm.uuid)
+        return None
+
+    # Before YIELDED.
+
+    async def _undo(self, destination: AgentClient) -> None:
+        instance = self._instance()
+        if instance is not None:
+            await undo_in_qemu(instance, self.plan)
+        aborted = ownership.abort(self._moving, self.plan.move_id)
+        record = await read_until_known(self._host.registry, self._moving, pause)
+        if record == self._moving:
+            record = await swap_until_known(self._host.registry, self._moving, aborted, pause)
+        self._host.vms.end_move(self.plan.vm.uuid, record.epoch if record is not None else self.plan.epoch)
+        await self._tell(destination)
+        self.board.failing(
+            MoveFailed(
+                "The agent of the source was restarted while the VM moved; the move was undone.",
+                hint=f"Move again: kvmove move {self.plan.vm.name} {self.plan.destination.name}",
+            )
+        )
+        self.board.ended(Phase.ABORTED if instance is not None else Phase.LOST)
+
+    async def _tell(self, destination: AgentClient) -> None:
+        """A destination that cannot be told in time finds out from the registry."""
+        for _ in range(TELL_ATTEMPTS):
+            try:
+                await destination.abandon_incoming(self.plan.move_id, {})
+                return
+            except KvmoveError as error:
+                log.info("move %s: the destination was not told yet: %s", self.plan.move_id, error.detail)
+                await pause()
+
+    # After it.
+
+    async def _decide(self, destination: AgentClient) -> None:
+        record = await decide(self.plan, self._host, destination, self._moving, self.board.in_doubt)
+        by_destination = record.owner != self._host.name
+        self.board.decided(by_destination=by_destination, parts={})
+        if by_destination:
+            self.board.enter(Phase.CLEANING_UP)
+            await clean_up(self._host, self.plan, destination, self.board)
+            self.board.ended(Phase.COMPLETED)
+            return
+        instance = self._instance()
+        if instance is not None:
+            await stay(self._host, self.plan, instance, record)
+        await self._tell(destination)
+        self.board.failing(
+            MoveFailed(
+                "The agent of the source was restarted in the switchover, and the VM went on at the source.",
+                hint=f"Move again: kvmove move {self.plan.vm.name} {self.plan.destination.name}",
+            )
+        )
+        self.board.ended(Phase.ABORTED if instance is not None else Phase.LOST)
+
+
+async def undo_in_qemu(instance: Instance, plan: MovePlan) -> None:
+    """Take a move's traces off a source's QEMU and let its guest run. What fails is logged; the rest is done.
+
+    Only before the destination may have been told to take over.
+    """
+    try:
+        migration = Migration(instance.monitor, await find_features(instance.monitor))
+        status = await migration.cancel()
+        if status is Status.COMPLETED or await run_control.run_state(instance.monitor) != run_control.RUNNING:
+            await run_control.cont(instance.monitor)
+            await run_control.announce_self(instance.monitor)
+    except KvmoveError as error:
+        log.error("VM %s could not be let run: %s", plan.vm.name, error.detail)
+    for number, disk in enumerate(plan.disks):
+        spec = MirrorSpec(instance.disk_nodes[disk.name], disk.size, Path("/nonexistent"), disk.name, number)
+        try:
+            await MirrorJob(instance.monitor, instance.oob, spec).abandon(lambda: None)
+        except KvmoveError as error:
+            log.warning("a mirror of VM %s could not be taken off: %s", plan.vm.name, error.detail)

@@ -1,0 +1,322 @@
+"""The source's part of a move, top to bottom: one method a phase, each step beside its undo.
+
+    prepare         begin at the registry        undo: abort at the registry
+                    destination makes ready      undo: destination abandons
+                    streams
+    copy disks      mirrors on, drain, copy      undo: mirrors off (the guest goes on)
+    copy memory     QEMU's rounds                undo: cancel (a paused guest goes on)
+    switch over     see `switchover`             from YIELDED on the registry decides, nothing is undone
+    clean up        source's QEMU and disks go
+
+The undos run last first, so the guest runs again before anything slow is undone. Whatever happens before YIELDED, the
+VM runs on at the source and the destination is clean, or finds out by itself from the registry.
+
+Deliberately not here: HTTP, tasks, and what a restarted agent owes (recovery).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, ParamSpec, TypeVar
+
+from kvmove.client.agent import AgentClient
+from kvmove.errors import KvmoveError, MoveFailed, NotConverged, Unreachable
+from kvmove.memory.channel_relay import SourceRelay
+from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit
+from kvmove.migration.clean_up import clean_up, stay
+from kvmove.migration.host_parts import HostParts
+from kvmove.migration.journal import Step
+from kvmove.migration.memory_channels import memory_channels, route_of
+from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.switchover import REGISTRY_SECONDS, SwitchoverParts, Timing, hand_over, pause, send_rest
+from kvmove.migration.watch import MoveWatch, VmLost
+from kvmove.model.move import MovePlan, Phase, Route
+from kvmove.model.ownership import Ownership
+from kvmove.mover.bulk_copy import SourceDisk
+from kvmove.mover.disk_move import DiskMove
+from kvmove.nbd.server import NbdServer
+from kvmove.pki.contexts import client_context
+from kvmove.pki.identity import Identity, Role
+from kvmove.qemu import run_control
+from kvmove.qemu.block_jobs import MirrorJob, MirrorSpec, drain
+from kvmove.qemu.features import find_features
+from kvmove.qemu.migration import ENDED, Migration, MigrationInfo, MigrationParameters, Status
+from kvmove.registry import ownership
+from kvmove.registry.settle import swap_until_known
+from kvmove.transport.dial import Dialer
+from kvmove.transport.stream import Stream
+from kvmove.wire.handshake import StreamRole
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+STREAM_SECONDS = 10.0
+LOOK_SECONDS = 0.1
+
+UNLIMITED = 100 * 10**9
+"""Bytes/s for QEMU's own limit: streams and NICs are the limit."""
+
+
+class SourceMove:
+    """One move out of this host. `run` it once; the board tells how far it is; `cancel` ends it before YIELDED."""
+
+    def __init__(self, host: HostParts, plan: MovePlan, ticket: bytes, board: MoveBoard) -> None:
+        self.plan = plan
+        self.board = board
+        self._host = host
+        self._journal = host.outgoing.of(plan.move_id)
+        self._destination = AgentClient(plan.destination, host.pki)
+        self._instance = host.vms.instance(plan.vm.uuid)
+        context = client_context(host.pki) if plan.encrypt else None
+        self._dialer = Dialer(plan.move_id, ticket, context, Identity(Role.AGENT, plan.destination.name).dns_name)
+        self._record = Ownership(vm=plan.vm.uuid, owner=host.name, epoch=plan.epoch)
+        self._watch = MoveWatch(plan, self._instance, self._destination)
+        self._disks: DiskMove
+        self._mirrors: list[MirrorJob] = []
+        self._yielded = False
+
+    def cancel(self) -> bool:
+        """Ask for the end of the move; False when it is too late for it."""
+        if not self._yielded:
+            self._watch.cancelled.set()
+        return not self._yielded
+
+    async def run(self) -> None:
+        """The whole move. Never raises: how it ended is on the board and in the journal."""
+        try:
+            info = await self._move()
+            self.board.ended(Phase.COMPLETED, info)
+        except KvmoveError as error:
+            self.board.failing(error)
+            await self._see_that_it_runs(error)
+            self.board.ended(Phase.LOST if isinstance(error, VmLost) else Phase.ABORTED)
+        finally:
+            self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
+            await self._destination.close()
+
+    async def _move(self) -> MigrationInfo:
+        try:
+            async with AsyncExitStack() as release:
+                release.callback(self.board.stop_watching)
+                record, info = await self._until_decided(release)
+                self.board.stop_watching()
+            return await self._after_decision(record, info)
+        except KvmoveError:
+            raise
+        except Exception as error:
+            log.exception("move %s failed", self.plan.move_id)
+            raise MoveFailed(f"The move failed by a defect of ours: {error!r}.") from error
+
+    async def _after_decision(self, record: Ownership, info: MigrationInfo) -> MigrationInfo:
+        if record.owner == self._host.name:
+            await stay(self._host, self.plan, self._instance, record)
+            await self._tell_destination()
+            raise MoveFailed(
+                f"The destination could not take over VM {self.plan.vm.name}: {self.board.message}.",
+                hint="Look at the destination's agent, then move again.",
+            )
+        self.board.enter(Phase.CLEANING_UP)
+        await clean_up(self._host, self.plan, self._destination, self.board)
+        return info
+
+    async def _see_that_it_runs(self, error: KvmoveError) -> None:
+        """What the task says of the VM must be true: look, and let it go on if an undo could not."""
+        if isinstance(error, VmLost):
+            return
+        try:
+            if await run_control.run_state(self._instance.monitor) != run_control.RUNNING:
+                await run_control.cont(self._instance.monitor)
+        except KvmoveError as trouble:
+            error.vm_state = f"paused or hung on {self._host.name}: {trouble.detail}"
+            error.hint = f"Look at VM {self.plan.vm.name} on {self._host.name}; nothing runs anywhere else."
+
+    async def _until_decided(self, release: AsyncExitStack) -> tuple[Ownership, MigrationInfo]:
+        """Up to the answer who owns the VM. An error before YIELDED has been undone when it is raised."""
+        async with AsyncExitStack() as undo:
+            try:
+                return await self._phases(undo, release)
+            except KvmoveError as error:
+                self.board.failing(error)
+                raise
+
+    async def _phases(self, undo: AsyncExitStack, release: AsyncExitStack) -> tuple[Ownership, MigrationInfo]:
+        await self._watched(self._prepare(undo, release))
+        self.board.enter(Phase.COPYING_DISKS)
+        await self._watched(self._copy_disks(undo, release))
+        self.board.enter(Phase.COPYING_MEMORY)
+        migration = await self._watched(self._copy_memory(undo, release))
+        self.board.enter(Phase.SWITCHING_OVER)
+        parts = SwitchoverParts(
+            self.plan, self._host, self._destination, self._instance, migration, self._disks, self._mirrors,
+            self._journal, self._record,
+        )  # fmt: skip
+        timing = Timing()
+        info = await self._watched(send_rest(parts, timing))
+        self._yielded = True
+        self.board.yielded()
+        record = await hand_over(parts, timing, self.board.in_doubt)
+        undo.pop_all()  # decided: from here nothing is undone
+        self.board.decided(by_destination=record.owner != self._host.name, parts=timing.parts)
+        return record, info
+
+    async def _watched(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do `work`, unless what a move depends on fails meanwhile, or the operator cancels.
+
+        :raise KvmoveError: the work's, or what the watch saw.
+        """
+        task = asyncio.ensure_future(work)
+        watch = asyncio.ensure_future(self._watch.run())
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError, KvmoveError):
+                await watch
+            return task.result()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, KvmoveError):
+            await task
+        return watch.result()
+
+    # Preparing.
+
+    async def _prepare(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+        self._journal.write(Step.BEGAN, {"plan": self.plan.model_dump(mode="json")})
+        begun = ownership.begin(self._record, self.plan.move_id, self.plan.destination.name)
+        undo.push_async_callback(_quietly, self._abort_ownership, begun)
+        await self._host.registry.swap(self._record, begun)
+        self._record = begun
+        undo.push_async_callback(self._tell_destination)
+        await self._destination.prepare_incoming(self.plan.move_id, {})
+        self._watch.destination_is_ready = True
+        sources = [self._open_disk(disk.name, release) for disk in self.plan.disks]
+        self._disks = DiskMove(sources, list(self.plan.routes), self._dial_disk, self._host.mover)
+        release.push_async_callback(asyncio.to_thread, self._disks.stop)
+        self._watch.disks = self._disks
+        self.board.watch_disks(self._disks)
+        await asyncio.to_thread(self._disks.start, STREAM_SECONDS)
+
+    def _open_disk(self, name: str, release: AsyncExitStack) -> SourceDisk:
+        definition = self._host.vms.definition(self.plan.vm.uuid)
+        disk = next(disk for disk in definition.disks if disk.name == name)
+        store = self._host.datastores[disk.datastore]
+        source = store.open_source(self.plan.vm.uuid, name, direct=disk.cache == "none")
+        release.callback(source.close)
+        return source
+
+    def _dial_disk(self, route: Route, number: int) -> Stream:
+        return self._dialer.open(route, StreamRole.DISK, number)
+
+    async def _abort_ownership(self, begun: Ownership) -> None:
+        """Undo of `begin`: the VM stays, under a new epoch."""
+        aborted = ownership.abort(begun, self.plan.move_id)
+        stored = await swap_until_known(self._host.registry, begun, aborted, pause)
+        epoch = stored.epoch if stored is not None else self.plan.epoch
+        self._host.vms.end_move(self.plan.vm.uuid, epoch)
+
+    async def _tell_destination(self) -> None:
+        """Undo of `prepare`. A destination that cannot be told sees it at the registry."""
+        try:
+            await self._destination.abandon_incoming(self.plan.move_id, {})
+        except KvmoveError as error:
+            log.warning("move %s: the destination was not told: %s", self.plan.move_id, error.detail)
+
+    # Disks.
+
+    async def _copy_disks(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+        for number, disk in enumerate(self.plan.disks):
+            await self._start_mirror(number, disk.name, undo, release)
+        await drain(self._instance.monitor)
+        self._disks.start_copy()
+        while not await asyncio.to_thread(self._disks.wait_copied, STREAM_SECONDS):
+            log.debug("move %s: the disks are not copied yet", self.plan.move_id)
+
+    async def _start_mirror(self, number: int, name: str, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+        size = self.plan.disks[number].size
+        handler = self._disks.mirror(number)
+        path = self._host.run / f"{self.plan.move_id}-{number}.sock"
+        server = NbdServer(path, name, size, handler)
+        handler.server = server
+        server.start()
+        release.push_async_callback(asyncio.to_thread, server.close)
+        spec = MirrorSpec(self._instance.disk_nodes[name], size, path, name, number)
+        job = MirrorJob(self._instance.monitor, self._instance.oob, spec)
+        undo.push_async_callback(self._abandon_mirror, job, server)
+        self._mirrors.append(job)
+        await job.start()
+
+    async def _abandon_mirror(self, job: MirrorJob, server: NbdServer) -> None:
+        """Undo of a mirror; never forced (it would kill the VM)."""
+        self._disks.expect_mirrors_to_end()
+        await _quietly(job.abandon, lambda: server.abort("the move was given up"))
+
+    # Memory.
+
+    async def _copy_memory(self, undo: AsyncExitStack, release: AsyncExitStack) -> Migration:
+        """QEMU's rounds until it stands at pre-switchover: the guest is paused then."""
+        await self._wait_for_registry()
+        migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
+        path = self._host.run / f"{self.plan.move_id}-out.sock"
+        relay = SourceRelay(path, memory_channels(self.plan), self._dial_memory)
+        release.callback(relay.close)
+        relay.start()
+        self.board.watch_memory(relay)
+        convergence = Convergence(self.plan.max_downtime_ms)
+        limits = MigrationParameters(max_bandwidth=UNLIMITED, downtime_limit_ms=convergence.first_limit_ms)
+        await migration.configure_source(memory_channels(self.plan), limits)
+        undo.push_async_callback(_quietly, self._cancel_migration, migration)
+        await migration.migrate(f"unix:{path}")
+        while True:
+            info = await migration.next_info(LOOK_SECONDS)
+            self.board.memory(info)
+            if info.status is Status.PRE_SWITCHOVER:
+                return migration
+            if info.status in ENDED:
+                raise MoveFailed(f"The memory's transfer ended as {info.status}: {relay.failure or info.error}.")
+            await self._steer(migration, convergence, info)
+
+    async def _steer(self, migration: Migration, convergence: Convergence, info: MigrationInfo) -> None:
+        decision = convergence.observe(info.rounds, info.throttle)
+        if isinstance(decision, GiveUp):
+            raise NotConverged(
+                f"Memory does not converge: {decision.reason}.",
+                hint="Allow a longer pause with --max-downtime, or move when the guest is less busy.",
+            )
+        if isinstance(decision, RaiseDowntimeLimit):
+            await migration.set_parameters(MigrationParameters(downtime_limit_ms=decision.milliseconds))
+
+    def _dial_memory(self, channel: int) -> Stream:
+        return self._dialer.open(route_of(self.plan, channel), StreamRole.MEMORY, channel)
+
+    async def _wait_for_registry(self) -> None:
+        """The switchover needs the registry: wait for it while the guest runs, not while it stands still."""
+        while True:
+            try:
+                async with asyncio.timeout(REGISTRY_SECONDS):
+                    await self._host.registry.get(self.plan.vm.uuid)
+                self.board.message = ""
+                return
+            except (Unreachable, TimeoutError) as error:
+                self.board.message = f"waiting for the registry before the guest is paused: {error}"
+                await pause()
+
+    async def _cancel_migration(self, migration: Migration) -> None:
+        """Undo of `migrate`: QEMU lets a paused guest go on, but for one whose memory was all sent: that is let go on
+        here. The destination cannot have let it run: it was never told to take over."""
+        status = await migration.cancel()
+        if status is Status.COMPLETED:
+            await run_control.cont(self._instance.monitor)
+        await run_control.announce_self(self._instance.monitor)
+
+
+async def _quietly(undo: Callable[P, Awaitable[None]], *args: P.args, **kwargs: P.kwargs) -> None:
+    """An undo must not keep the others from running: what it raises is logged."""
+    try:
+        await undo(*args, **kwargs)
+    except KvmoveError as error:
+        log.warning("an undo failed: %s", error.detail)

@@ -1,0 +1,168 @@
+"""The switchover: from the paused guest at the source to the running one at the destination, or back.
+
+    drain       nothing of the disks is on its way any more (guest paused, its writes all mirrored)
+    sync        the destination has the disks on stable storage; meanwhile the mirrors end, each without error
+    memory      QEMU sends the rest of memory and the devices; the source is `postmigrate`
+    hand-over   YIELDED is on stable storage, the destination takes over: the registry decides, the guest runs
+
+Up to the hand-over a failure is raised and the caller undoes. From YIELDED on nothing is guessed: `decide` asks the
+destination and the registry until it is known who owns the VM, for ever if need be. The source's paused QEMU stays
+until the destination's answer is `running`.
+
+Everything in here is downtime: nothing is done that could be done before or after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kvmove.client.agent import AgentClient
+from kvmove.errors import Busy, KvmoveError, MoveFailed, Unreachable
+from kvmove.migration.host_parts import HostParts
+from kvmove.migration.journal import MoveJournal, Step
+from kvmove.model.move import MovePlan
+from kvmove.model.ownership import Ownership
+from kvmove.mover.disk_move import DiskMove
+from kvmove.qemu import run_control
+from kvmove.qemu.block_jobs import MirrorJob
+from kvmove.qemu.instance import Instance
+from kvmove.qemu.migration import Migration, MigrationInfo, Status
+from kvmove.registry import ownership
+from kvmove.registry.settle import swap_until_known
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 5.0
+SYNC_SECONDS = 15.0
+MEMORY_SECONDS = 30.0
+TAKE_OVER_SECONDS = 30.0
+"""How long the guest may stand still for each part before the move is given up (drain, sync, memory) or the registry
+is asked (hand-over)."""
+
+REGISTRY_SECONDS = 3.0
+"""The registry must answer within this before the guest is asked to stand still for the hand-over."""
+
+RETRY_SECONDS = 0.2
+
+
+async def pause() -> None:
+    """Between two attempts to reach the registry or the destination."""
+    await asyncio.sleep(RETRY_SECONDS)
+
+
+@dataclass(slots=True)
+class Timing:
+    """Milliseconds of each part, in order."""
+
+    parts: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.monotonic)
+
+    def mark(self, part: str) -> None:
+        now = time.monotonic()
+        self.parts[part] = round((now - self._last) * 1000, 1)
+        self._last = now
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchoverParts:
+    """What a switchover works with. `record` is the ownership as it is while the move is under way."""
+
+    plan: MovePlan
+    host: HostParts
+    destination: AgentClient
+    instance: Instance
+    migration: Migration
+    disks: DiskMove
+    mirrors: list[MirrorJob]
+    journal: MoveJournal
+    record: Ownership
+
+
+async def send_rest(parts: SwitchoverParts, timing: Timing) -> MigrationInfo:
+    """From `pre-switchover` to `completed`.
+
+    :raise KvmoveError: a part failed; the guest stands still at the source, and the caller undoes.
+    """
+    settled, _ = await asyncio.gather(
+        asyncio.to_thread(parts.disks.wait_settled, DRAIN_SECONDS), _require_registry(parts)
+    )
+    if not settled:
+        raise MoveFailed(f"The last disk writes could not be delivered within {DRAIN_SECONDS:.0f} s.")
+    timing.mark("drain")
+    parts.disks.expect_mirrors_to_end()
+    await asyncio.gather(
+        parts.destination.sync_incoming(parts.plan.move_id, {}, timeout=SYNC_SECONDS),
+        *(mirror.finish(timeout=SYNC_SECONDS) for mirror in parts.mirrors),
+    )
+    if not await asyncio.to_thread(parts.disks.wait_settled, 0):
+        raise MoveFailed("A write came after the guest was stopped.")
+    timing.mark("sync")
+    await parts.migration.continue_switchover()
+    info = await parts.migration.wait_status({Status.COMPLETED}, timeout=MEMORY_SECONDS)
+    if await run_control.run_state(parts.instance.monitor) != run_control.POSTMIGRATE:
+        raise MoveFailed("The source's QEMU is not in the state after a migration.")
+    timing.mark("memory")
+    return info
+
+
+async def _require_registry(parts: SwitchoverParts) -> None:
+    """:raise Unreachable: the registry does not answer, or says that this move is not under way."""
+    try:
+        async with asyncio.timeout(REGISTRY_SECONDS):
+            stored = await parts.host.registry.get(parts.plan.vm.uuid)
+    except TimeoutError as error:
+        raise Unreachable("The registry does not answer, and the VM cannot be handed over without it.") from error
+    if stored != parts.record:
+        raise Busy(f"The registry says that VM {parts.plan.vm.name} is not in this move any more.")
+
+
+async def hand_over(parts: SwitchoverParts, timing: Timing, in_doubt: Callable[[str], None]) -> Ownership:
+    """Yield, and find out who owns the VM. `in_doubt` is told when that takes longer, and why.
+
+    Does not raise once YIELDED is written.
+    """
+    parts.journal.write(Step.YIELDED, {"epoch": parts.record.epoch})
+    record = await decide(parts.plan, parts.host, parts.destination, parts.record, in_doubt)
+    timing.mark("hand-over")
+    return record
+
+
+async def decide(
+    plan: MovePlan, host: HostParts, destination: AgentClient, record: Ownership, in_doubt: Callable[[str], None]
+) -> Ownership:
+    """Ask the destination to take over, and if it does not answer let the registry decide; the record in the end.
+
+    The source's own way out is to win an abort at the same record that the destination must win its commit at: one of
+    the two happens. If the commit happened, the destination is asked until it says that the guest runs there, or
+    that it gave the VM back.
+    """
+    try:
+        answer = await destination.take_over_incoming(plan.move_id, {}, timeout=TAKE_OVER_SECONDS)
+        if answer.get("state") == "running":
+            return ownership.commit(record, plan.move_id, plan.destination.name)
+        reason = f"the destination says that the move is {answer.get('state')}"
+    except KvmoveError as error:
+        reason = error.detail
+    log.warning("move %s: the hand-over was not answered: %s", plan.move_id, reason)
+    in_doubt(reason)
+    aborted = ownership.abort(record, plan.move_id)
+    stored = await swap_until_known(host.registry, record, aborted, pause)
+    while stored is None or stored.owner != host.name:
+        if await _runs_at(destination, plan.move_id):
+            return ownership.commit(record, plan.move_id, plan.destination.name)
+        await pause()
+        with contextlib.suppress(KvmoveError):
+            stored = await host.registry.get(plan.vm.uuid)
+    return stored
+
+
+async def _runs_at(destination: AgentClient, move_id: str) -> bool:
+    try:
+        return (await destination.incoming(move_id)).get("state") == "running"
+    except KvmoveError:
+        return False

@@ -1,0 +1,79 @@
+"""What a move depends on, watched beside its work: the operator's cancel, the disks' threads, both QEMUs, the agents.
+
+QEMU knows no deadline and does not notice a destination that died at pre-switchover; this does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import NoReturn
+
+from kvmove.client.agent import AgentClient
+from kvmove.errors import Busy, Cancelled, KvmoveError, MoveFailed, NotAllowed, NotFound, Unreachable
+from kvmove.model.move import MovePlan
+from kvmove.mover.disk_move import DiskMove
+from kvmove.qemu.instance import Instance
+
+LOOK_SECONDS = 0.05
+ASK_SECONDS = 0.5
+SILENCE_SECONDS = 10.0
+"""So long may the destination's agent not answer before the move is given up."""
+
+
+class VmLost(MoveFailed):
+    """The VM's own QEMU ended at the source: the VM does not run any more, whatever the move does."""
+
+
+class MoveWatch:
+    """Watches one move; `run` ends only by raising what it saw."""
+
+    def __init__(self, plan: MovePlan, instance: Instance, destination: AgentClient) -> None:
+        self.cancelled = asyncio.Event()
+        self.destination_is_ready = False
+        self.disks: DiskMove | None = None
+        self._plan = plan
+        self._instance = instance
+        self._destination = destination
+        self._heard = time.monotonic()
+
+    async def run(self) -> NoReturn:
+        """:raise KvmoveError: the move must end, and why."""
+        self._heard = time.monotonic()
+        asked = 0.0
+        while True:
+            self._look()
+            if self.destination_is_ready and time.monotonic() - asked >= ASK_SECONDS:
+                asked = time.monotonic()
+                await self._ask_destination()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _look(self) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled("The operator cancelled the move.")
+        if not self._instance.process.is_alive():
+            raise VmLost(
+                f"The QEMU of VM {self._plan.vm.name} ended while the VM moved.",
+                hint="The VM's disks are whole at the source: start it there.",
+            )
+        if self.disks is not None and self.disks.failure is not None:
+            raise self.disks.failure
+
+    async def _ask_destination(self) -> None:
+        try:
+            answer = await self._destination.incoming(self._plan.move_id)
+        except (NotFound, NotAllowed, Busy) as error:
+            raise MoveFailed(
+                f"The destination gave up the move: {error.detail}", hint="Its agent was restarted; move again."
+            ) from error
+        except Unreachable as error:
+            if time.monotonic() - self._heard > SILENCE_SECONDS:
+                raise Unreachable(f"The destination's agent does not answer: {error.detail}") from error
+            return
+        except KvmoveError as error:
+            raise MoveFailed(f"The destination cannot go on: {error.detail}") from error
+        self._heard = time.monotonic()
+        if answer.get("failure"):
+            raise MoveFailed(f"The destination cannot go on: {answer['failure']}.")
+        if answer.get("state") != "prepared":
+            raise MoveFailed(f"The destination says that the move is {answer.get('state')}.")
