@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,11 @@ class FakeManager:
         await response.prepare(request)
         streams = self.streams[task_id]
         tasks = streams.pop(0) if len(streams) > 1 else streams[0]
-        for task in tasks:
-            data = task.model_dump_json()
-            await response.write(f"event: task\nid: {task.revision}\ndata: {data}\n\n".encode())
-            await asyncio.sleep(0.01)
+        with suppress(ConnectionResetError):
+            for task in tasks:
+                data = task.model_dump_json()
+                await response.write(f"event: task\nid: {task.revision}\ndata: {data}\n\n".encode())
+                await asyncio.sleep(0.01)
         if not tasks[-1].ended_state and streams[0] is tasks:
             await self._end.wait()
         return response

@@ -131,7 +131,6 @@ def report() -> MoveReport:
                 name="root",
                 size=2 * GIB,
                 data_sent=1900 * MIB,
-                zeroes_skipped=148 * MIB,
                 writes_forwarded=64 * MIB,
                 writes_ignored=12 * MIB,
                 recopied=4 * MIB,

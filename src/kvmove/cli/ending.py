@@ -44,6 +44,7 @@ def tell_end(task: Task, printer: Printer) -> int:
         show_failure(printer, error)
         return error.exit_code
     if form is Form.TABLE:
+        printer.note("")
         printer.show(Text(outcome(task), style="bold green"))
         if task.report is not None:
             printer.show(Group("", render_report(task.report)))

@@ -4,7 +4,9 @@
 (`shown`) and draws what it is given; it asks nobody and keeps no clock.
 """
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from collections.abc import Iterator
+
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +17,7 @@ from kvmove.model.move import MoveProgress, NicProgress, Phase
 from kvmove.model.task import Task
 from kvmove.units import format_duration, format_rate, format_size
 
-_BAR_WIDTH = 28
+_BESIDE_BAR = 44  # the name, the percentage and the sizes beside a bar
 _UNHAPPY = {Phase.ABORTING: "being undone", Phase.ABORTED: "undone", Phase.IN_DOUBT: "in doubt", Phase.LOST: "lost"}
 
 
@@ -41,7 +43,8 @@ class MoveView:
             return
         yield _phase_line(progress.phase, self._shown.place)
         yield Text()
-        yield self._bars(progress)
+        yield self._bars(progress, bar_width=max(8, min(28, options.max_width - _BESIDE_BAR)))
+        yield from _words(progress)
         if progress.nics:
             yield Text()
             yield _nics(progress.nics)
@@ -54,17 +57,15 @@ class MoveView:
         task = self._task
         return Text.assemble((task.vm, "bold"), f"  {task.source} → {task.destination}  ", (task.id, "dim"))
 
-    def _bars(self, progress: MoveProgress) -> Table:
+    def _bars(self, progress: MoveProgress, bar_width: int) -> Table:
         made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         made.add_column(no_wrap=True)
-        made.add_column(width=_BAR_WIDTH)
+        made.add_column(width=bar_width)
         made.add_column(justify="right", no_wrap=True)
         made.add_column(justify="right", no_wrap=True)
-        made.add_column(style="yellow", overflow="fold")
         for disk in progress.disks:
-            _bar(made, f"disk {disk.name}", self._shown.disks[disk.name], disk.total, disk_words(disk))
-        memory = progress.memory
-        _bar(made, "memory", self._shown.memory, memory.total, memory_words(memory))
+            _bar(made, f"disk {disk.name}", self._shown.disks[disk.name], disk.total)
+        _bar(made, "memory", self._shown.memory, progress.memory.total)
         return made
 
 
@@ -80,11 +81,12 @@ def plain_line(progress: MoveProgress, percent: float) -> str:
 def summary(progress: MoveProgress, percent: float) -> str:
     """The whole move in figures; a figure that is not known is left out rather than invented."""
     words = [f"{percent:.1f} %"]
-    if progress.rate:
+    under_way = progress.phase in LINE
+    if progress.rate and under_way:
         words.append(format_rate(progress.rate))
     if progress.bytes_total:
         words.append(f"{format_size(progress.bytes_done)} of {format_size(progress.bytes_total)}")
-    if progress.eta_seconds is not None:
+    if progress.eta_seconds is not None and under_way:
         words.append(f"about {format_duration(progress.eta_seconds)} left")
     return "  ".join(words)
 
@@ -104,16 +106,24 @@ def _phase_line(phase: Phase, place: int) -> Text:
     return line
 
 
-def _bar(into: Table, name: str, share: float, total: int, words: str) -> None:
+def _bar(into: Table, name: str, share: float, total: int) -> None:
     size = f"{format_size(share * total)} / {format_size(total)}" if total else ""
-    into.add_row(name, ProgressBar(total=1.0, completed=share), f"{share * 100:.0f} %", size, words)
+    into.add_row(name, ProgressBar(total=1.0, completed=share), f"{share * 100:.0f} %", size)
 
 
-def _nics(nics: tuple[NicProgress, ...]) -> RenderableType:
-    made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+def _words(progress: MoveProgress) -> Iterator[Text]:
+    """A line for each disk, and one for the memory, of which there is more to say than its bar does."""
+    said = [(f"disk {disk.name}", disk_words(disk)) for disk in progress.disks]
+    for name, words in [*said, ("memory", memory_words(progress.memory))]:
+        if words:
+            yield Text(f"{name}: {printable(words)}", style="yellow", overflow="fold")
+
+
+def _nics(nics: tuple[NicProgress, ...]) -> Table:
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     made.add_column("NIC")
-    for heading in ("rate", "sent", "streams"):
+    for heading in ("RATE", "SENT", "STREAMS"):
         made.add_column(heading, justify="right")
     for nic in nics:
         made.add_row(nic.nic, format_rate(nic.rate), format_size(nic.sent), str(nic.streams))
-    return Group(made)
+    return made

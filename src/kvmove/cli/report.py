@@ -62,7 +62,6 @@ def _disk(disk: DiskReport) -> Table:
     return facts(
         {
             "  data sent": format_size(disk.data_sent),
-            "  zeroes skipped": format_size(disk.zeroes_skipped),
             "  guest writes forwarded": format_size(disk.writes_forwarded),
             "  guest writes ignored": _ignored(disk),
             "  copied again": format_size(disk.recopied) if disk.recopied else "",

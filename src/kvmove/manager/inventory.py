@@ -54,6 +54,13 @@ class Inventory:
             await asyncio.gather(*(self._ask(seen) for seen in self._hosts.values()))
             await asyncio.sleep(self._poll_seconds)
 
+    async def close(self) -> None:
+        """Let go of the connections to the agents."""
+        for seen in self._hosts.values():
+            if seen.asking is not None:
+                seen.asking.cancel()
+            await seen.agent.close()
+
     async def refresh(self) -> None:
         """Ask all hosts that answered last time, or were never asked, once more; returns when they have answered."""
         ready = [seen for seen in self._hosts.values() if seen.reachable or seen.info is None]

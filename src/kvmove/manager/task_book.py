@@ -41,11 +41,15 @@ class TaskBook:
             self._tasks[task.id] = task.model_copy(update={"revision": revision})
         return self
 
-    async def close(self) -> None:
-        """End all watchers and close the file. No task changes its state by this."""
+    def end_watches(self) -> None:
+        """Let all watchers end, now and from now on. No task changes its state by this."""
         self._closing = True
         for event in self._changed.values():
             event.set()
+
+    async def close(self) -> None:
+        """End all watchers and close the file."""
+        self.end_watches()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._writer, self._store.close)
         self._writer.shutdown()

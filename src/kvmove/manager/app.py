@@ -1,0 +1,60 @@
+"""The manager's application: its routes, the gate before them and the handlers behind them.
+
+It is put together here and nowhere else; it opens no socket, no file and no connection (see `daemon`).
+"""
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter, FastAPI
+from pydantic import BaseModel
+
+import kvmove
+from kvmove.manager.answers import add_handlers
+from kvmove.manager.gate import Gate
+from kvmove.manager.inventory import Inventory
+from kvmove.manager.moves import Moves
+from kvmove.manager.peer import peer_of
+from kvmove.manager.registry_routes import registry_router
+from kvmove.manager.routes_hosts import hosts_router
+from kvmove.manager.routes_moves import moves_router
+from kvmove.manager.routes_tasks import tasks_router
+from kvmove.manager.routes_vms import vms_router
+from kvmove.manager.task_book import TaskBook
+from kvmove.registry.interface import Registry
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the routes speak to."""
+
+    inventory: Inventory
+    registry: Registry
+    book: TaskBook
+    moves: Moves
+
+
+class Health(BaseModel):
+    """The answer of `/healthz`: that there is one says that the manager serves."""
+
+    status: str = "ok"
+    version: str = kvmove.__version__
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """The application over `parts`. Requests must come through `peer.IdentifyingProtocol`, or all are refused."""
+    app = FastAPI(title="kvmove", version=kvmove.__version__, docs_url=None, redoc_url=None)
+    api = APIRouter(prefix="/api/v1")
+    api.include_router(hosts_router(parts.inventory))
+    api.include_router(vms_router(parts.inventory))
+    api.include_router(moves_router(parts.moves))
+    api.include_router(tasks_router(parts.book, parts.moves))
+    app.include_router(api)
+    app.include_router(registry_router(parts.registry, peer_of))
+    app.add_api_route("/healthz", _health, tags=["health"])
+    add_handlers(app)
+    app.add_middleware(Gate)
+    return app
+
+
+async def _health() -> Health:
+    return Health()

@@ -1,0 +1,90 @@
+"""The manager as a process: puts the parts together, opens the doors, and closes all in order when told to end.
+
+Its end touches no move: those go on between the agents, and the next start picks their tasks up again.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from kvmove.client.agent import AgentClient
+from kvmove.manager.app import Parts, create_app
+from kvmove.manager.config import ManagerConfig, load_config
+from kvmove.manager.follow import Follower
+from kvmove.manager.inventory import Inventory
+from kvmove.manager.listeners import Listener, hold, tcp_door, unix_door
+from kvmove.manager.moves import Moves
+from kvmove.manager.task_book import TaskBook
+from kvmove.manager.task_store import TaskStore
+from kvmove.registry.sqlite import SqliteRegistry
+
+_LOG = logging.getLogger(__name__)
+
+
+def run(config_path: Path) -> None:
+    """Run the manager of the configuration at `config_path` until SIGTERM or SIGINT.
+
+    :raise InvalidInput: the configuration is not valid.
+    :raise Busy: another manager runs here, or an address is taken.
+    :raise NotFound, NotAllowed: the certificates are missing or broken.
+    """
+    config = load_config(config_path)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    with hold(config.state):
+        asyncio.run(_until_signal(config))
+
+
+async def _until_signal(config: ManagerConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(config, stop, asyncio.Event())
+
+
+async def serve(config: ManagerConfig, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    """Serve until `stop` is set; `ready` is set once both doors are open. The caller holds the state folder."""
+    async with AsyncExitStack() as stack:
+        parts = await _parts(config, stack)
+        app = create_app(parts)
+        doors = [
+            Listener(app, stack.enter_context(tcp_door(config.listen)), config.pki),
+            Listener(app, stack.enter_context(_local(config.socket, stack)), None),
+        ]
+        parts.moves.resume()
+        polling = asyncio.create_task(parts.inventory.run(), name="inventory")
+        stack.callback(polling.cancel)
+        async with asyncio.TaskGroup() as serving:
+            for door in doors:
+                serving.create_task(door.run_until_stopped())
+            for door in doors:
+                await door.listening.wait()
+            _LOG.info("serving on %s and %s", config.listen, config.socket)
+            ready.set()
+            await stop.wait()
+            _LOG.info("ending")
+            parts.book.end_watches()
+            for door in doors:
+                door.stop()
+
+
+async def _parts(config: ManagerConfig, stack: AsyncExitStack) -> Parts:
+    """The parts, each closed when the stack is left, in reverse order."""
+    registry = SqliteRegistry(config.state / "registry.db")
+    stack.push_async_callback(registry.close)
+    book = await TaskBook(TaskStore(config.state / "tasks.db")).open()
+    stack.push_async_callback(book.close)
+    inventory = Inventory(config.hosts, lambda host: AgentClient(host, config.pki))
+    stack.push_async_callback(inventory.close)
+    moves = Moves(inventory, registry, book, Follower(inventory, registry, book))
+    stack.push_async_callback(moves.close)
+    return Parts(inventory, registry, book, moves)
+
+
+def _local(path: Path, stack: AsyncExitStack) -> socket.socket:
+    door = unix_door(path)
+    stack.callback(path.unlink, missing_ok=True)
+    return door
