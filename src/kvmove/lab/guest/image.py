@@ -6,6 +6,7 @@ is newer. Installs nothing; the package is downloaded by apt and unpacked into t
 """
 
 import argparse
+import fcntl
 import re
 import shutil
 import subprocess
@@ -49,6 +50,12 @@ def build(folder: Path = Path("build/guest"), kernel_package: Path | None = None
     :raise CheckFailed: no compiler, no static C library, or no kernel package to be had. What was built stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one builder at a time; closing the file lets the next one in
+        return _build(folder, kernel_package)
+
+
+def _build(folder: Path, kernel_package: Path | None) -> GuestImage:
     image = GuestImage(folder / "vmlinuz", folder / "initrd", folder / "ledger-verify", folder / "ledger-prefill")
     modules = folder / "modules"
     if not (image.kernel.exists() and modules.is_dir()):
