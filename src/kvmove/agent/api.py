@@ -76,7 +76,7 @@ class AgentApi:
 
     async def _list_vms(self, request: web.Request) -> web.StreamResponse:
         _from_manager(request)
-        return _answer([vm.model_dump(mode="json") for vm in await self._vms.list()])
+        return _answer([vm.model_dump(mode="json") for vm in await self._vms.statuses()])
 
     async def _define(self, request: web.Request) -> web.StreamResponse:
         _from_manager(request)

@@ -1,0 +1,161 @@
+"""The agent as a process: puts the parts of a host together, adopts what runs, takes up what was unfinished, serves.
+
+Its end, wished or not, touches no guest: QEMUs are no children that die with it, and the next start adopts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from kvmove.agent.api import AgentApi
+from kvmove.agent.config import AgentConfig, load_config
+from kvmove.agent.host_facts import HostFacts, migration_nics
+from kvmove.agent.launcher import Launcher
+from kvmove.agent.moves import Moves
+from kvmove.agent.vm_store import VmStore
+from kvmove.agent.vms import VmManager
+from kvmove.disk.datastore import Datastore
+from kvmove.errors import Busy, NotAllowed
+from kvmove.migration.host_parts import HostParts
+from kvmove.migration.journal import Journal
+from kvmove.model.host import HostInfo
+from kvmove.mover.disk_move import MoverSettings
+from kvmove.pki.contexts import server_context
+from kvmove.registry.remote import RemoteRegistry
+from kvmove.transport.listener import DataListener
+
+log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL = 0.0005
+"""Seconds that a thread may keep the interpreter while another wants it (5 ms by default): a guest's write waits
+for the mirror's thread, and that may wait for as many others as there are streams."""
+
+BUDGET_SHARE = 0.75
+"""Of the write deadline: the dispatcher releases guests this early, so that the deadline itself never cuts a mirror."""
+
+
+def run(config_path: Path) -> None:
+    """Run the agent of the configuration at `config_path` until SIGTERM or SIGINT.
+
+    :raise InvalidInput: the configuration is not valid. :raise Busy: another agent runs here, or an address is taken.
+    :raise NotFound, NotAllowed: a datastore or certificate is missing or broken. :raise CheckFailed: no QEMU here.
+    """
+    config = load_config(config_path)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    with _only_one(config.state):
+        asyncio.run(_serve(config))
+
+
+@contextmanager
+def _only_one(state: Path) -> Iterator[None]:
+    """Hold the state folder: two agents on one host would both act on its journal."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise Busy(f"Another agent uses {state}.", hint="Stop it, or give this one its own `state` folder.") from error
+    finally:
+        os.close(descriptor)
+
+
+async def _serve(config: AgentConfig) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        facts = await asyncio.to_thread(HostFacts, config)
+        datastores = {store.name: Datastore.open(store.name, store.path) for store in config.datastores}
+        registry = RemoteRegistry(config.manager, config.pki)
+        stack.push_async_callback(registry.close)
+        launcher = Launcher(config.run, config.state, datastores, facts.accelerator)
+        vms = VmManager(config.name, VmStore(config.state), launcher, registry)
+        stack.push_async_callback(vms.close)
+        listener = _data_listener(config)
+        stack.callback(listener.close)
+        moves = Moves(_parts(config, vms, datastores, registry, listener))
+        await vms.recover()
+        moves.recover()
+        stack.push_async_callback(moves.close)
+
+        async def host_info() -> HostInfo:
+            return await asyncio.to_thread(facts.info, list(datastores.values()))
+
+        await _open_door(config, AgentApi(vms, moves, host_info), stack)
+        house = asyncio.create_task(moves.keep_house(), name="housekeeping")
+        stack.callback(house.cancel)
+        log.info("agent %s serves on %s", config.name, config.control)
+        await stop.wait()
+        log.info("agent %s ends; its guests go on", config.name)
+
+
+def _parts(
+    config: AgentConfig,
+    vms: VmManager,
+    datastores: dict[str, Datastore],
+    registry: RemoteRegistry,
+    listener: DataListener,
+) -> HostParts:
+    deadline = config.move.write_deadline_ms / 1000
+    run = config.run / "moves"
+    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for leftover in run.iterdir():
+        leftover.unlink()  # sockets of an agent that died
+    return HostParts(
+        name=config.name,
+        vms=vms,
+        datastores=datastores,
+        registry=registry,
+        listener=listener,
+        outgoing=Journal(config.state, "outgoing"),
+        incoming=Journal(config.state, "incoming"),
+        pki=config.pki,
+        run=run,
+        mover=MoverSettings(
+            forward_buffer=config.move.forward_buffer,
+            budget=deadline * BUDGET_SHARE,
+            write_deadline=deadline,
+            streams_per_route=config.move.streams_per_nic,
+        ),
+        keep_source=config.move.keep_source_seconds,
+    )
+
+
+def _data_listener(config: AgentConfig) -> DataListener:
+    """Take moves on every migration NIC that is up.
+
+    :raise Busy: an address is taken.
+    """
+    addresses = [nic.address.partition("/")[0] for nic in migration_nics(config.nics)]
+    try:
+        listener = DataListener(addresses, config.data_port, server_context(config.pki))
+    except OSError as error:
+        raise Busy(f"Port {config.data_port} of {', '.join(addresses)} cannot be opened: {error}.") from error
+    listener.start()
+    return listener
+
+
+async def _open_door(config: AgentConfig, api: AgentApi, stack: AsyncExitStack) -> None:
+    runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    host, _, port = config.control.rpartition(":")
+    try:
+        await web.TCPSite(runner, host, int(port), ssl_context=server_context(config.pki)).start()
+    except OSError as error:
+        raise Busy(f"{config.control} cannot be opened: {error}.", hint="Is another agent running?") from error
+    except ValueError as error:
+        raise NotAllowed(f"{config.control} is not an address and a port") from error
