@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
+from uuid import UUID
 
 from kvmove.errors import Busy, KvmoveError, MoveFailed, Unreachable
 from kvmove.model.vm import VmDefinition
@@ -46,7 +47,7 @@ class Instance:
         :raise MoveFailed: QEMU ended at once; the message holds its last words. Nothing is left running.
         :raise Unreachable: QEMU runs and does not answer; it was ended.
         """
-        if (other := _find(definition, paths)) is not None:
+        if (other := find_process(definition.uuid, paths)) is not None:
             other.close()
             raise Busy(f"VM {definition.name} has a QEMU already (pid {other.pid})", hint="Stop or adopt that one.")
         paths.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -67,7 +68,7 @@ class Instance:
 
         :raise Unreachable: it runs and does not answer, or another program holds its monitors. It runs on.
         """
-        process = _find(definition, paths)
+        process = find_process(definition.uuid, paths)
         if process is None:
             return None
         try:
@@ -107,8 +108,22 @@ class Instance:
         await self.disconnect()
 
 
-def _find(definition: VmDefinition, paths: VmPaths) -> QemuProcess | None:
-    return QemuProcess.adopt(paths.pidfile, partial(belongs_to, vm=definition.uuid, paths=paths))
+def find_process(vm: UUID, paths: VmPaths) -> QemuProcess | None:
+    """The VM's QEMU process, if one lives; the caller closes the handle."""
+    return QemuProcess.adopt(paths.pidfile, partial(belongs_to, vm=vm, paths=paths))
+
+
+async def end_found(vm: UUID, paths: VmPaths) -> None:
+    """End the VM's QEMU by signals, if one lives: the way when nobody is connected to it, or it does not answer.
+
+    :raise Unreachable: it does not end even by SIGKILL.
+    """
+    process = find_process(vm, paths)
+    if process is not None:
+        try:
+            await process.end()
+        finally:
+            process.close()
 
 
 async def _connect_when_ready(process: QemuProcess, paths: VmPaths, socket: Path, *, oob: bool = False) -> Monitor:

@@ -1,0 +1,67 @@
+"""The disks of a host's VMs, by definition: which datastore, which file, and whether they are whole.
+
+Blocking; meant for a thread. Not done here: moves, which bring and take disks with the datastores' own methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from kvmove.disk.datastore import Datastore
+from kvmove.errors import Busy, CheckFailed, NotFound
+from kvmove.model.vm import VmDefinition
+
+
+class VmDisks:
+    """Disks in `datastores`, which go by the names that definitions use. Methods raise as the datastores do."""
+
+    def __init__(self, datastores: Mapping[str, Datastore]) -> None:
+        self._datastores = datastores
+
+    def files(self, definition: VmDefinition, *, incoming: bool) -> dict[str, Path]:
+        """The file of every disk, by the disk's name.
+
+        :raise NotFound: a disk, or its datastore, is not there.
+        :raise CheckFailed: not `incoming`, and a disk is what an unfinished move has brought.
+        """
+        files = {}
+        for disk in definition.disks:
+            store = self._datastore(disk.datastore)
+            path = store.disk_path(definition.uuid, disk.name)
+            if not path.is_file():
+                raise NotFound(f"Disk {disk.name} of VM {definition.name} is not there: {path}")
+            if not incoming and (move := store.incoming_move(definition.uuid)) is not None:
+                raise CheckFailed(
+                    f"Disk {disk.name} of VM {definition.name} is what move {move} has brought, which has not ended",
+                    hint="Wait until that move has ended: kvmove task list",
+                )
+            files[disk.name] = path
+        return files
+
+    def require_none(self, definition: VmDefinition) -> None:
+        """:raise Busy: disks of the VM lie there already; they are not ours to use, nor to undo."""
+        for name in _datastores(definition):
+            if definition.uuid in self._datastore(name).vms():
+                raise Busy(f"Datastore {name} has disks of VM {definition.uuid} already", hint="Remove them first.")
+
+    def make(self, definition: VmDefinition) -> None:
+        """New, empty disks. After an error some may be there; `delete` them."""
+        for disk in definition.disks:
+            self._datastore(disk.datastore).create_disk(definition.uuid, disk.name, disk.size)
+
+    def delete(self, definition: VmDefinition) -> None:
+        """All that the VM has in the datastores of its definition, beyond recovery."""
+        for name in _datastores(definition):
+            self._datastore(name).delete_vm(definition.uuid)
+
+    def _datastore(self, name: str) -> Datastore:
+        try:
+            return self._datastores[name]
+        except KeyError:
+            known = ", ".join(sorted(self._datastores)) or "none"
+            raise NotFound(f"This host has no datastore {name}; it has {known}") from None
+
+
+def _datastores(definition: VmDefinition) -> list[str]:
+    return sorted({disk.datastore for disk in definition.disks})

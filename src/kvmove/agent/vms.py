@@ -1,0 +1,480 @@
+"""The VMs of this host: defined, started, stopped, deleted, moved in and out, found again after a restart.
+
+Invariants: a guest is let run only if the registry says, at that moment, that this host owns the VM under the very
+epoch that this host remembers; and never while it moves, but by the move. A restart of the agent touches no guest.
+What is remembered is written before it is acted upon.
+
+    record  runs  QEMU        state
+    yes     no    none        off             started by `start`, deleted by `delete`
+    yes     yes   lives       running, paused; a guest that powers off becomes off
+    yes     yes   none        crashed         started again by `start`, an operator's word
+    no      -     incoming    incoming        by `start_incoming`; `take_ownership` or `discard_incoming` ends it
+
+Deliberately not here: how a QEMU is started (launcher), the steps of a move (migration), and HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from kvmove.agent.launcher import Launcher
+from kvmove.agent.ownership_guard import require_owner, require_right_to_run
+from kvmove.agent.vm_store import VmRecord, VmStore
+from kvmove.errors import Busy, CheckFailed, KvmoveError, NotFound, Unreachable
+from kvmove.model.vm import VmDefinition, VmState, VmStatus
+from kvmove.qemu import run_control
+from kvmove.qemu.instance import Instance
+from kvmove.qemu.monitor import Event
+from kvmove.registry.interface import Registry
+
+log = logging.getLogger(__name__)
+
+SHUTDOWN_SECONDS = 60.0
+"""How long `stop` waits for a guest to heed the power button."""
+
+ADOPT_AGAIN_SECONDS = 10.0
+STATE_SECONDS = 2.0
+
+_STATES = {
+    run_control.RUNNING: VmState.RUNNING,
+    run_control.INCOMING: VmState.INCOMING,
+    run_control.SHUTDOWN: VmState.OFF,
+}
+
+
+class _Vm:
+    """One VM of this host. `lock` is held by whoever starts, stops or deletes it."""
+
+    def __init__(self, record: VmRecord) -> None:
+        self.record = record
+        self.instance: Instance | None = None
+        self.move_id: str | None = None
+        self.lock = asyncio.Lock()
+        self.gone = asyncio.Event()
+        self.gone.set()
+
+    @property
+    def definition(self) -> VmDefinition:
+        return self.record.definition
+
+    def require_no_move(self) -> None:
+        if self.move_id is not None:
+            raise Busy(
+                f"VM {self.definition.name} moves (move {self.move_id})",
+                hint="Wait until the move has ended, or cancel it: kvmove task cancel.",
+            )
+
+
+class _Incoming(NamedTuple):
+    definition: VmDefinition
+    move_id: str
+    instance: Instance
+
+
+class VmManager:
+    """All VMs of the host called `name`; `state` is the agent's folder. Call `adopt` first, and `close` in the end."""
+
+    def __init__(self, name: str, state: Path, launcher: Launcher, registry: Registry) -> None:
+        self._name = name
+        self._store = VmStore(state)
+        self._launcher = launcher
+        self._registry = registry
+        self._vms: dict[UUID, _Vm] = {}
+        self._incoming: dict[UUID, _Incoming] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- the agent's life --------------------------------------------------------------------------------------------
+
+    async def adopt(self) -> None:
+        """Find the VMs and their QEMUs again after a restart of the agent; definitions cut short are undone.
+
+        A QEMU that does not answer is tried again and again in the background.
+
+        :raise NeedsAttention: a record is damaged.
+        """
+        for record in await asyncio.to_thread(self._store.load):
+            vm = self._vms[record.definition.uuid] = _Vm(record)
+            if record.epoch == 0:
+                await self._undo_definition(vm.definition)
+        await asyncio.gather(*(self._adopt_one(vm) for vm in list(self._vms.values())))
+
+    async def close(self) -> None:
+        """Let go of all QEMUs; they and their guests run on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        instances = [vm.instance for vm in self._vms.values()] + [
+            arrival.instance for arrival in self._incoming.values()
+        ]
+        for instance in instances:
+            if instance is not None:
+                await instance.disconnect()
+
+    async def _adopt_one(self, vm: _Vm) -> None:
+        try:
+            instance = await self._launcher.adopt(vm.definition)
+        except KvmoveError as error:
+            log.error("VM %s: its QEMU lives and does not answer: %s", vm.definition.name, error.detail)
+            self._spawn(self._adopt_later(vm))
+            return
+        if instance is not None:
+            self._attach(vm, instance)
+            await self._clear_if_powered_off(vm)
+        elif vm.record.runs:
+            await self._note_crash(vm)
+
+    async def _adopt_later(self, vm: _Vm) -> None:
+        await asyncio.sleep(ADOPT_AGAIN_SECONDS)
+        if vm.instance is None and self._vms.get(vm.definition.uuid) is vm:
+            await self._adopt_one(vm)
+
+    # -- what the operator asks --------------------------------------------------------------------------------------
+
+    async def list(self) -> list[VmStatus]:
+        """All VMs of this host, those that are moving in included, as they are now."""
+        known = [self._status(vm) for vm in self._vms.values()]
+        arriving = [self._arriving(arrival) for arrival in self._incoming.values()]
+        return list(await asyncio.gather(*known, *arriving))
+
+    async def status(self, vm: UUID) -> VmStatus:
+        """:raise NotFound: this host has no such VM."""
+        return await self._status(self._find(vm))
+
+    async def define(self, definition: VmDefinition) -> VmStatus:
+        """Make the VM's disks and register it as this host's own; it is off. Repeating it changes nothing.
+
+        :raise Busy: the UUID or the name is taken, or another host owns the VM.
+        :raise CheckFailed: KVM is asked for and not there, or a datastore is too full.
+        :raise KvmoveError: it cannot be done; nothing of it is left.
+        """
+        if (known := self._vms.get(definition.uuid)) is not None and known.definition == definition:
+            return await self._status(known)
+        self._require_free(definition)
+        self._launcher.accelerator_for(definition)
+        await asyncio.to_thread(self._launcher.disks.require_none, definition)
+        vm = self._vms[definition.uuid] = _Vm(VmRecord(definition=definition))
+        async with vm.lock:
+            try:
+                await self._keep(vm)  # from here on a restart undoes what is half done
+                await asyncio.to_thread(self._launcher.disks.make, definition)
+                owned = await self._registry.claim(definition.uuid, self._name)
+                await self._keep(vm, epoch=owned.epoch)
+            except BaseException:
+                await self._undo_definition(definition)
+                raise
+        return await self._status(vm)
+
+    async def start(self, vm: UUID) -> VmStatus:
+        """Start the VM; nothing happens when it runs. A paused guest goes on.
+
+        :raise CheckFailed: this host's copy is out of date, or the host lacks something.
+        :raise Busy: another host owns it, or it moves.
+        :raise Unreachable: the registry does not answer; nothing was started.
+        :raise KvmoveError: it cannot be started; it is off.
+        """
+        found = self._find(vm)
+        async with found.lock:
+            found.require_no_move()
+            await self._require_ownership(found)
+            if found.instance is not None:
+                await run_control.cont(found.instance.monitor)
+                return await self._status(found)
+            accelerator = self._launcher.accelerator_for(found.definition)
+            instance = await self._launcher.launch(found.definition)
+            try:
+                await self._keep(found, runs=True, accelerator=accelerator)
+                await run_control.cont(instance.monitor)
+            except BaseException:
+                await self._launcher.clear(vm, instance)
+                await self._keep(found, runs=False)
+                raise
+            self._attach(found, instance)
+        return await self._status(found)
+
+    async def stop(self, vm: UUID, *, timeout: float = SHUTDOWN_SECONDS) -> VmStatus:
+        """Press the power button and wait until the guest has shut down. Nothing happens when it is off.
+
+        :raise CheckFailed: it did not within `timeout` seconds, or is paused and cannot; it is as it was.
+        :raise Busy: it moves.
+        """
+        found = self._find(vm)
+        async with found.lock:
+            found.require_no_move()
+            if found.instance is None:
+                return await self._off(found)
+            if await run_control.run_state(found.instance.monitor) != run_control.RUNNING:
+                raise CheckFailed(f"VM {found.definition.name} is paused and cannot shut down", hint=_FORCE)
+            await run_control.power_button(found.instance.monitor)
+        try:
+            async with asyncio.timeout(timeout):
+                await found.gone.wait()
+        except TimeoutError as error:
+            raise CheckFailed(
+                f"VM {found.definition.name} did not shut down within {timeout:g} s", hint=_FORCE
+            ) from error
+        return await self._status(found)
+
+    async def kill(self, vm: UUID) -> VmStatus:
+        """End the VM as if the power went. Nothing happens when it is off.
+
+        :raise Busy: it moves. :raise Unreachable: its QEMU does not end even by SIGKILL.
+        """
+        found = self._find(vm)
+        async with found.lock:
+            found.require_no_move()
+            return await self._off(found)
+
+    async def delete(self, vm: UUID) -> None:
+        """Delete a VM that is off, with its disks, beyond recovery.
+
+        :raise Busy: it is not off, it moves, or another host owns it.
+        :raise Unreachable: the registry does not answer; nothing was deleted.
+        """
+        found = self._find(vm)
+        async with found.lock:
+            found.require_no_move()
+            if found.instance is not None or self._launcher.is_there(vm) is not None:
+                raise Busy(f"VM {found.definition.name} is not off", hint="Stop it first: kvmove vm stop.")
+            owned = await self._registry.get(vm)
+            if owned is not None:
+                require_owner(found.definition.name, self._name, owned)
+                await self._registry.release(owned)
+            await asyncio.to_thread(self._launcher.disks.delete, found.definition)
+            await self._forget(vm)
+            self._launcher.remove_logs(vm)
+
+    # -- what a move asks (migration.host_parts.LocalVms) ------------------------------------------------------------
+
+    def definition(self, vm: UUID) -> VmDefinition:
+        """:raise NotFound: this host has no such VM."""
+        return self._find(vm).definition
+
+    def instance(self, vm: UUID) -> Instance:
+        """The VM's QEMU.
+
+        :raise CheckFailed: it has none that answers.
+        """
+        found = self._find(vm)
+        if found.instance is None:
+            raise CheckFailed(f"VM {found.definition.name} does not run on {self._name}")
+        return found.instance
+
+    def begin_move(self, vm: UUID, move_id: str) -> None:
+        """Keep others off the VM while it moves. A guest that powers off stays in its QEMU until `end_move`.
+
+        :raise Busy: it moves already, or is being started, stopped or deleted.
+        """
+        found = self._find(vm)
+        found.require_no_move()
+        if found.lock.locked():
+            raise Busy(f"VM {found.definition.name} is being started, stopped or deleted", hint="Try again.")
+        found.move_id = move_id
+
+    def end_move(self, vm: UUID, epoch: int) -> None:
+        """The move is over and the VM stays here, under `epoch`; durable when this returns."""
+        found = self._find(vm)
+        found.record = found.record.model_copy(update={"epoch": epoch})
+        self._store.write(found.record)
+        found.move_id = None
+        self._spawn(self._clear_if_powered_off(found))
+
+    async def start_incoming(self, definition: VmDefinition, move_id: str) -> Instance:
+        """Start a QEMU that waits for the VM's memory; its disks are there. Undone by `discard_incoming`.
+
+        :raise Busy: the VM, or one of its name, is this host's already.
+        :raise KvmoveError: it cannot be started; nothing of it is left.
+        """
+        self._require_free(definition)
+        if definition.uuid in self._incoming:
+            raise Busy(f"VM {definition.name} is moving in already")
+        instance = await self._launcher.launch(definition, incoming=True)
+        self._incoming[definition.uuid] = _Incoming(definition, move_id, instance)
+        return instance
+
+    async def adopt_incoming(self, definition: VmDefinition, move_id: str) -> Instance | None:
+        """After a restart of the agent: the QEMU that waited for this move, if it still lives.
+
+        :raise Unreachable: it lives and does not answer.
+        """
+        arrival = self._incoming.get(definition.uuid)
+        if arrival is None:
+            instance = await self._launcher.adopt(definition)
+            if instance is None:
+                return None
+            arrival = self._incoming[definition.uuid] = _Incoming(definition, move_id, instance)
+        return arrival.instance
+
+    async def discard_incoming(self, vm: UUID) -> None:
+        """End that QEMU and forget the VM; its disks are not touched. No harm when there is none.
+
+        :raise Busy: the VM is this host's own. :raise Unreachable: QEMU does not end.
+        """
+        if vm in self._vms:
+            raise Busy(f"VM {self._vms[vm].definition.name} is {self._name}'s own; it is not discarded")
+        arrival = self._incoming.pop(vm, None)
+        await self._launcher.clear(vm, arrival.instance if arrival is not None else None)
+
+    async def take_ownership(self, definition: VmDefinition, epoch: int) -> None:
+        """The VM that moved in is this host's own from now on, durably. Repeating it changes nothing."""
+        accelerator = self._launcher.accelerator_for(definition)
+        record = VmRecord(definition=definition, epoch=epoch, runs=True, accelerator=accelerator)
+        vm = self._vms.get(definition.uuid) or _Vm(record)
+        vm.record = record
+        await self._keep(vm)
+        self._vms[definition.uuid] = vm
+        arrival = self._incoming.pop(definition.uuid, None)
+        if arrival is not None:
+            self._attach(vm, arrival.instance)
+            await self._clear_if_powered_off(vm)
+
+    async def give_away(self, vm: UUID) -> None:
+        """The VM runs elsewhere: end its paused QEMU here and forget it, durably. Its disks are not touched.
+
+        Repeating it changes nothing. :raise Unreachable: QEMU does not end; the VM is remembered still.
+        """
+        found = self._vms.get(vm)
+        instance = self._detach(found) if found is not None else None
+        await self._launcher.clear(vm, instance)
+        await self._forget(vm)
+
+    # -- a QEMU's life -----------------------------------------------------------------------------------------------
+
+    def _attach(self, vm: _Vm, instance: Instance) -> None:
+        """From now on the VM runs in `instance`, which is watched."""
+        vm.instance = instance
+        vm.gone.clear()
+
+        def listen(event: Event) -> None:
+            if event.name == "SHUTDOWN":
+                self._spawn(self._clear_if_powered_off(vm))
+
+        instance.monitor.on_event(listen)
+        self._spawn(self._watch(vm, instance))
+
+    def _detach(self, vm: _Vm) -> Instance | None:
+        """The VM has no QEMU any more; the caller ends or lets go of the one that it had."""
+        instance, vm.instance = vm.instance, None
+        vm.gone.set()
+        return instance
+
+    async def _watch(self, vm: _Vm, instance: Instance) -> None:
+        """See a QEMU end that nobody ended."""
+        await instance.process.wait_ended()
+        if vm.instance is instance:
+            self._detach(vm)
+            await instance.disconnect()
+            await self._note_crash(vm)
+
+    async def _note_crash(self, vm: _Vm) -> None:
+        said = self._launcher.last_words(vm.definition.uuid)
+        log.error("VM %s: its QEMU has ended by itself: %s", vm.definition.name, said or "it said nothing")
+        await self._launcher.sweep(vm.definition.uuid)
+
+    async def _clear_if_powered_off(self, vm: _Vm) -> None:
+        """A guest that has powered off leaves its QEMU behind; clear it away, unless a move has it."""
+        async with vm.lock:
+            if vm.instance is None or vm.move_id is not None:
+                return
+            with contextlib.suppress(Unreachable):  # it ended, or hangs: `_watch` and the operator see to it
+                if await run_control.run_state(vm.instance.monitor) == run_control.SHUTDOWN:
+                    await self._off(vm)
+
+    async def _off(self, vm: _Vm) -> VmStatus:
+        """The VM is to be off. The caller holds the lock."""
+        await self._keep(vm, runs=False)
+        await self._launcher.clear(vm.definition.uuid, self._detach(vm))
+        return await self._status(vm)
+
+    # -- small parts -------------------------------------------------------------------------------------------------
+
+    def _find(self, vm: UUID) -> _Vm:
+        if vm not in self._vms:
+            raise NotFound(f"{self._name} has no VM {vm}", hint="See where it is: kvmove vm list")
+        return self._vms[vm]
+
+    async def _status(self, vm: _Vm) -> VmStatus:
+        pid = vm.instance.process.pid if vm.instance is not None else self._launcher.is_there(vm.definition.uuid)
+        return VmStatus(
+            definition=vm.definition,
+            host=self._name,
+            state=await self._state(vm, pid),
+            epoch=vm.record.epoch,
+            pid=pid,
+            accelerator=vm.record.accelerator or "",
+            move_id=vm.move_id,
+        )
+
+    async def _state(self, vm: _Vm, pid: int | None) -> VmState:
+        if vm.instance is not None:
+            return await _state_of(vm.instance)
+        if pid is not None:
+            return VmState.UNKNOWN
+        return VmState.CRASHED if vm.record.runs else VmState.OFF
+
+    async def _arriving(self, arrival: _Incoming) -> VmStatus:
+        state = await _state_of(arrival.instance)
+        return VmStatus(
+            definition=arrival.definition,
+            host=self._name,
+            state=state if state is VmState.RUNNING else VmState.INCOMING,
+            pid=arrival.instance.process.pid,
+            accelerator=self._launcher.accelerator_for(arrival.definition),
+            move_id=arrival.move_id,
+        )
+
+    async def _require_ownership(self, vm: _Vm) -> None:
+        """The guard of every start."""
+        owned = await self._registry.get(vm.definition.uuid)
+        require_right_to_run(vm.definition.name, self._name, vm.record.epoch, owned)
+
+    def _require_free(self, definition: VmDefinition) -> None:
+        taken = [vm.definition for vm in self._vms.values()] + [
+            arrival.definition for arrival in self._incoming.values()
+        ]
+        for other in taken:
+            if other.uuid == definition.uuid:
+                raise Busy(f"{self._name} has VM {other.uuid} already, as {other.name}")
+            if other.name == definition.name:
+                raise Busy(f"{self._name} has a VM called {other.name} already", hint="Choose another name.")
+
+    async def _keep(self, vm: _Vm, **changes: Any) -> None:
+        """Remember the VM with `changes`; durable when this returns."""
+        vm.record = vm.record.model_copy(update=changes)
+        await asyncio.to_thread(self._store.write, vm.record)
+
+    async def _forget(self, vm: UUID) -> None:
+        await asyncio.to_thread(self._store.remove, vm)
+        self._vms.pop(vm, None)
+
+    async def _undo_definition(self, definition: VmDefinition) -> None:
+        """Disks and record go; a claim may be left at the registry, where the next `define` finds it."""
+        await asyncio.to_thread(self._launcher.disks.delete, definition)
+        await self._forget(definition.uuid)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a watcher of a VM failed: %r", error)
+
+
+_FORCE = "End it without the guest's help: kvmove vm stop --force."
+
+
+async def _state_of(instance: Instance) -> VmState:
+    try:
+        async with asyncio.timeout(STATE_SECONDS):
+            state = await run_control.run_state(instance.monitor)
+    except (Unreachable, TimeoutError):
+        return VmState.UNKNOWN
+    return _STATES.get(state, VmState.PAUSED)
