@@ -19,7 +19,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -78,11 +77,11 @@ class _Incoming(NamedTuple):
 
 
 class VmManager:
-    """All VMs of the host called `name`; `state` is the agent's folder. Call `adopt` first, and `close` in the end."""
+    """All VMs of the host called `name`. Call `recover` before anything else and `close` in the end."""
 
-    def __init__(self, name: str, state: Path, launcher: Launcher, registry: Registry) -> None:
+    def __init__(self, name: str, store: VmStore, launcher: Launcher, registry: Registry) -> None:
         self._name = name
-        self._store = VmStore(state)
+        self._store = store
         self._launcher = launcher
         self._registry = registry
         self._vms: dict[UUID, _Vm] = {}
@@ -91,7 +90,7 @@ class VmManager:
 
     # -- the agent's life --------------------------------------------------------------------------------------------
 
-    async def adopt(self) -> None:
+    async def recover(self) -> None:
         """Find the VMs and their QEMUs again after a restart of the agent; definitions cut short are undone.
 
         A QEMU that does not answer is tried again and again in the background.
@@ -136,7 +135,7 @@ class VmManager:
 
     # -- what the operator asks --------------------------------------------------------------------------------------
 
-    async def list(self) -> list[VmStatus]:
+    async def statuses(self) -> list[VmStatus]:
         """All VMs of this host, those that are moving in included, as they are now."""
         known = [self._status(vm) for vm in self._vms.values()]
         arriving = [self._arriving(arrival) for arrival in self._incoming.values()]
