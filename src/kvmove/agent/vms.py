@@ -54,6 +54,7 @@ class _Vm:
         self.record = record
         self.instance: Instance | None = None
         self.move_id: str | None = None
+        self.ending = False
         self.lock = asyncio.Lock()
         self.gone = asyncio.Event()
         self.gone.set()
@@ -100,7 +101,7 @@ class VmManager:
         for record in await asyncio.to_thread(self._store.load):
             vm = self._vms[record.definition.uuid] = _Vm(record)
             if record.epoch == 0:
-                await self._undo_definition(vm.definition)
+                await self._undo_definition_after_restart(vm.definition)
         await asyncio.gather(*(self._adopt_one(vm) for vm in list(self._vms.values())))
 
     async def close(self) -> None:
@@ -338,8 +339,10 @@ class VmManager:
         Repeating it changes nothing. :raise Unreachable: QEMU does not end; the VM is remembered still.
         """
         found = self._vms.get(vm)
-        instance = self._detach(found) if found is not None else None
-        await self._launcher.clear(vm, instance)
+        if found is None:
+            await self._launcher.clear(vm, None)
+        else:
+            await self._end_qemu(found)
         await self._forget(vm)
 
     # -- a QEMU's life -----------------------------------------------------------------------------------------------
@@ -356,19 +359,23 @@ class VmManager:
         instance.monitor.on_event(listen)
         self._spawn(self._watch(vm, instance))
 
-    def _detach(self, vm: _Vm) -> Instance | None:
-        """The VM has no QEMU any more; the caller ends or lets go of the one that it had."""
-        instance, vm.instance = vm.instance, None
+    async def _end_qemu(self, vm: _Vm) -> None:
+        """The VM has no QEMU any more when this returns, by our own doing."""
+        instance, vm.instance, vm.ending = vm.instance, None, True
+        try:
+            await self._launcher.clear(vm.definition.uuid, instance)
+        finally:
+            vm.ending = False
         vm.gone.set()
-        return instance
 
     async def _watch(self, vm: _Vm, instance: Instance) -> None:
         """See a QEMU end that nobody ended."""
         await instance.process.wait_ended()
         if vm.instance is instance:
-            self._detach(vm)
+            vm.instance = None
             await instance.disconnect()
             await self._note_crash(vm)
+            vm.gone.set()
 
     async def _note_crash(self, vm: _Vm) -> None:
         said = self._launcher.last_words(vm.definition.uuid)
@@ -387,7 +394,7 @@ class VmManager:
     async def _off(self, vm: _Vm) -> VmStatus:
         """The VM is to be off. The caller holds the lock."""
         await self._keep(vm, runs=False)
-        await self._launcher.clear(vm.definition.uuid, self._detach(vm))
+        await self._end_qemu(vm)
         return await self._status(vm)
 
     # -- small parts -------------------------------------------------------------------------------------------------
@@ -412,7 +419,7 @@ class VmManager:
     async def _state(self, vm: _Vm, pid: int | None) -> VmState:
         if vm.instance is not None:
             return await _state_of(vm.instance)
-        if pid is not None:
+        if pid is not None and not vm.ending:
             return VmState.UNKNOWN
         return VmState.CRASHED if vm.record.runs else VmState.OFF
 
@@ -455,6 +462,12 @@ class VmManager:
         """Disks and record go; a claim may be left at the registry, where the next `define` finds it."""
         await asyncio.to_thread(self._launcher.disks.delete, definition)
         await self._forget(definition.uuid)
+
+    async def _undo_definition_after_restart(self, definition: VmDefinition) -> None:
+        try:
+            await self._undo_definition(definition)
+        except KvmoveError as error:
+            log.error("VM %s was half defined and cannot be removed: %s", definition.name, error.detail)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
