@@ -82,6 +82,10 @@ async def line_of(process: asyncio.subprocess.Process) -> str:
     return (await process.stdout.readline()).decode().strip()
 
 
+def supervisors(lab: str) -> list[int]:
+    return [pid for pid in processes.all_pids() if any(f'"name":"{lab}"' in word for word in processes.argv(pid))]
+
+
 @contextlib.contextmanager
 def no_new_devices() -> Iterator[None]:
     before = set(network.devices(os.getpid()))
@@ -230,6 +234,19 @@ async def test_an_owner_that_is_killed_leaves_nothing() -> None:
     await owner.communicate()
     assert await eventually(lambda: leftovers.find(folders, record) == [])
     assert await eventually(lambda: not processes.alive(record.supervisor))
+
+
+@pytest.mark.parametrize("after", [0.3, 0.5, 0.7, 0.9])
+async def test_an_owner_that_is_killed_while_the_lab_is_built_leaves_nothing(after: float) -> None:
+    spec = bare("early")
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OWNER, spec.model_dump_json(), stdout=asyncio.subprocess.PIPE
+    )
+    await asyncio.sleep(after)
+    owner.kill()
+    await owner.communicate()
+    assert await eventually(lambda: not supervisors(spec.name))
+    assert leftovers.find(LabFolders(spec.name), leftovers.LabRecord()) == []
 
 
 async def test_a_supervisor_that_is_killed_takes_its_hosts_along_and_its_files_are_swept() -> None:

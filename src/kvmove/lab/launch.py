@@ -1,8 +1,8 @@
 """Starting a lab's supervisor and ending it, from the process that wants the lab.
 
 An *owned* supervisor holds the reading end of a pipe to its owner and takes the lab down when the pipe closes,
-whatever became of the owner. A *detached* one is nobody's child and stays until `end_supervisor`. Both run in a
-session of their own: Ctrl-C reaches the owner, and the owner decides.
+whatever became of the owner. A *detached* one is nobody's child, was let go with the word `stay`, and stays until
+`end_supervisor`. Both run in a session of their own: Ctrl-C reaches the owner, and the owner decides.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from kvmove.lab import processes
 from kvmove.lab.commands import LabFailed
 from kvmove.lab.spec import LabSpec
 
+STAY = b"stay\n"
 READY_WITHIN = 60.0
 END_WITHIN = 40.0
 
@@ -31,8 +32,9 @@ async def owned_supervisor(spec: LabSpec) -> AsyncIterator[None]:
 
     :raise KvmoveError: the lab could not be built.
     """
-    argv = [*_command(spec), "--owned"]
-    process = await asyncio.create_subprocess_exec(*argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True)
+    process = await asyncio.create_subprocess_exec(
+        *_command(spec), stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+    )
     words = asyncio.create_task(_all_of(process.stderr))
     try:
         await _ready(process)
@@ -48,14 +50,20 @@ async def owned_supervisor(spec: LabSpec) -> AsyncIterator[None]:
 
 
 async def detached_supervisor(spec: LabSpec) -> None:
-    """Start the lab of `spec` and leave it running.
+    """Start the lab of `spec` and leave it running. Until it is ready it is owned: if we die, it goes.
 
     :raise KvmoveError: the lab could not be built; nothing of it is left.
     """
     argv = ["setsid", "--fork", *_command(spec)]
-    process = await asyncio.create_subprocess_exec(*argv, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL)
-    await _ready(process)
-    await process.wait()
+    process = await asyncio.create_subprocess_exec(*argv, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
+    assert process.stdin is not None
+    try:
+        await _ready(process)
+        process.stdin.write(STAY)
+        await process.stdin.drain()
+    finally:
+        process.stdin.close()
+        await process.wait()
 
 
 def end_supervisor(pid: int, lab: str) -> None:

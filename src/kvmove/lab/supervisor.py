@@ -1,10 +1,10 @@
-"""The one process that holds a lab: `python -m kvmove.lab.supervisor --spec JSON [--owned]`.
+"""The one process that holds a lab: `python -m kvmove.lab.supervisor --spec JSON`.
 
-Invariant: the lab exists while this process does. It takes everything down when told (`stop`, SIGTERM, SIGINT) and,
-with `--owned`, when its standard input closes, so also when its owner was killed. Killed itself, its hosts die with
-it; only files stay, and the next lab of that name sweeps them.
+Invariant: the lab exists while this process does. It takes everything down when told (`stop`, SIGTERM, SIGINT) and
+when its standard input closes, so also when its owner was killed, unless the owner said `stay` before. Killed itself,
+its hosts die with it; only files stay, and the next lab of that name sweeps them.
 
-One line of JSON on standard output says `ready` or carries the problem; after that it writes to its log alone.
+One line of JSON on standard output says `ready` or carries the problem.
 """
 
 import asyncio
@@ -38,7 +38,6 @@ class Supervisor:
         self._changing = asyncio.Lock()
         self._lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._server: asyncio.Server | None = None
-        self._stopping: asyncio.Task[None] | None = None
 
     def claim_name(self) -> None:
         """Be the only supervisor of this name: an abstract socket, which leaves no file and ends with the process.
@@ -142,7 +141,7 @@ def _describe(host: HostProcess) -> dict[str, Any]:
     return {"running": host.running, "init": host.init, "namespaces": host.namespaces, "services": services}
 
 
-async def supervise(spec: LabSpec, *, owned: bool) -> None:
+async def supervise(spec: LabSpec) -> None:
     """Hold the lab from start to end.
 
     :raise KvmoveError: it could not be built, or not be removed.
@@ -152,36 +151,23 @@ async def supervise(spec: LabSpec, *, owned: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop_asked.set)
-    if owned:
-        loop.add_reader(0, _watch_owner, supervisor)
+    loop.add_reader(0, _hear_owner, supervisor)
     try:
-        await _until_stop(supervisor, owned=owned)
+        # Never cut short: a thread of the building would go on while its work is swept away.
+        await supervisor.start()
+        _tell({"ready": True})
+        await supervisor.stop_asked.wait()
     finally:
         await supervisor.stop()
 
 
-async def _until_stop(supervisor: Supervisor, *, owned: bool) -> None:
-    """Build the lab, tell that it is ready, wait for the end; an early wish to stop ends the building."""
-    building = asyncio.create_task(supervisor.start())
-    stopping = asyncio.create_task(supervisor.stop_asked.wait())
-    await asyncio.wait({building, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not building.done():
-        building.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await building
-        return
-    stopping.cancel()
-    await building
-    if not owned:
+def _hear_owner(supervisor: Supervisor) -> None:
+    """The owner's last word: `stay` lets the lab go on by itself, its end ends the lab."""
+    asyncio.get_running_loop().remove_reader(0)
+    if os.read(0, 64):
         with supervisor.folders.supervisor_log.open("ab") as log:
             os.dup2(log.fileno(), 2)
-    _tell({"ready": True})
-    await supervisor.stop_asked.wait()
-
-
-def _watch_owner(supervisor: Supervisor) -> None:
-    if not os.read(0, 4096):
-        asyncio.get_running_loop().remove_reader(0)
+    else:
         supervisor.stop_asked.set()
 
 
@@ -205,11 +191,10 @@ def _first_problem(error: BaseException) -> KvmoveError:
 
 @click.command()
 @click.option("--spec", required=True, help="the lab, as JSON")
-@click.option("--owned", is_flag=True, help="end when standard input closes")
-def main(spec: str, owned: bool) -> None:
+def main(spec: str) -> None:
     """Hold one lab."""
     try:
-        asyncio.run(supervise(LabSpec.model_validate_json(spec), owned=owned))
+        asyncio.run(supervise(LabSpec.model_validate_json(spec)))
     except Exception as error:
         _tell({"problem": _first_problem(error).problem()})
         raise
