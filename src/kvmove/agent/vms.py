@@ -8,7 +8,7 @@ What is remembered is written before it is acted upon.
     yes     no    none        off             started by `start`, deleted by `delete`
     yes     yes   lives       running, paused; a guest that powers off becomes off
     yes     yes   none        crashed         started again by `start`, an operator's word
-    no      -     incoming    incoming        by `start_incoming`; `take_ownership` or `discard_incoming` ends it
+    no      -     waits       incoming        see `arrivals`; `take_ownership` makes it this host's own
 
 Deliberately not here: how a QEMU is started (launcher), the steps of a move (migration), and HTTP.
 """
@@ -19,11 +19,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
+from kvmove.agent.arrivals import Arrivals
 from kvmove.agent.launcher import Launcher
 from kvmove.agent.ownership_guard import require_owner, require_right_to_run
+from kvmove.agent.qemu_state import state_of
 from kvmove.agent.vm_store import VmRecord, VmStore
 from kvmove.errors import Busy, CheckFailed, KvmoveError, NotFound, Unreachable
 from kvmove.model.vm import VmDefinition, VmState, VmStatus
@@ -38,13 +40,6 @@ SHUTDOWN_SECONDS = 60.0
 """How long `stop` waits for a guest to heed the power button."""
 
 ADOPT_AGAIN_SECONDS = 10.0
-STATE_SECONDS = 2.0
-
-_STATES = {
-    run_control.RUNNING: VmState.RUNNING,
-    run_control.INCOMING: VmState.INCOMING,
-    run_control.SHUTDOWN: VmState.OFF,
-}
 
 
 class _Vm:
@@ -71,12 +66,6 @@ class _Vm:
             )
 
 
-class _Incoming(NamedTuple):
-    definition: VmDefinition
-    move_id: str
-    instance: Instance
-
-
 class VmManager:
     """All VMs of the host called `name`. Call `recover` before anything else and `close` in the end."""
 
@@ -86,7 +75,7 @@ class VmManager:
         self._launcher = launcher
         self._registry = registry
         self._vms: dict[UUID, _Vm] = {}
-        self._incoming: dict[UUID, _Incoming] = {}
+        self._arrivals = Arrivals(name, launcher)
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- the agent's life --------------------------------------------------------------------------------------------
@@ -109,12 +98,10 @@ class VmManager:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        instances = [vm.instance for vm in self._vms.values()] + [
-            arrival.instance for arrival in self._incoming.values()
-        ]
-        for instance in instances:
-            if instance is not None:
-                await instance.disconnect()
+        for vm in self._vms.values():
+            if vm.instance is not None:
+                await vm.instance.disconnect()
+        await self._arrivals.disconnect()
 
     async def _adopt_one(self, vm: _Vm) -> None:
         try:
@@ -138,9 +125,8 @@ class VmManager:
 
     async def statuses(self) -> list[VmStatus]:
         """All VMs of this host, those that are moving in included, as they are now."""
-        known = [self._status(vm) for vm in self._vms.values()]
-        arriving = [self._arriving(arrival) for arrival in self._incoming.values()]
-        return list(await asyncio.gather(*known, *arriving))
+        own = await asyncio.gather(*(self._status(vm) for vm in self._vms.values()))
+        return [*own, *await self._arrivals.statuses()]
 
     async def status(self, vm: UUID) -> VmStatus:
         """:raise NotFound: this host has no such VM."""
@@ -291,24 +277,14 @@ class VmManager:
         :raise KvmoveError: it cannot be started; nothing of it is left.
         """
         self._require_free(definition)
-        if definition.uuid in self._incoming:
-            raise Busy(f"VM {definition.name} is moving in already")
-        instance = await self._launcher.launch(definition, incoming=True)
-        self._incoming[definition.uuid] = _Incoming(definition, move_id, instance)
-        return instance
+        return await self._arrivals.start(definition, move_id)
 
     async def adopt_incoming(self, definition: VmDefinition, move_id: str) -> Instance | None:
         """After a restart of the agent: the QEMU that waited for this move, if it still lives.
 
         :raise Unreachable: it lives and does not answer.
         """
-        arrival = self._incoming.get(definition.uuid)
-        if arrival is None:
-            instance = await self._launcher.adopt(definition)
-            if instance is None:
-                return None
-            arrival = self._incoming[definition.uuid] = _Incoming(definition, move_id, instance)
-        return arrival.instance
+        return await self._arrivals.adopt(definition, move_id)
 
     async def discard_incoming(self, vm: UUID) -> None:
         """End that QEMU and forget the VM; its disks are not touched. No harm when there is none.
@@ -317,8 +293,7 @@ class VmManager:
         """
         if vm in self._vms:
             raise Busy(f"VM {self._vms[vm].definition.name} is {self._name}'s own; it is not discarded")
-        arrival = self._incoming.pop(vm, None)
-        await self._launcher.clear(vm, arrival.instance if arrival is not None else None)
+        await self._arrivals.discard(vm)
 
     async def take_ownership(self, definition: VmDefinition, epoch: int) -> None:
         """The VM that moved in is this host's own from now on, durably. Repeating it changes nothing."""
@@ -328,9 +303,9 @@ class VmManager:
         vm.record = record
         await self._keep(vm)
         self._vms[definition.uuid] = vm
-        arrival = self._incoming.pop(definition.uuid, None)
-        if arrival is not None:
-            self._attach(vm, arrival.instance)
+        instance = self._arrivals.take(definition.uuid)
+        if instance is not None:
+            self._attach(vm, instance)
             await self._clear_if_powered_off(vm)
 
     async def give_away(self, vm: UUID) -> None:
@@ -417,22 +392,13 @@ class VmManager:
         )
 
     async def _state(self, vm: _Vm, pid: int | None) -> VmState:
+        if vm.ending:
+            return VmState.OFF
         if vm.instance is not None:
-            return await _state_of(vm.instance)
-        if pid is not None and not vm.ending:
+            return await state_of(vm.instance)
+        if pid is not None:
             return VmState.UNKNOWN
         return VmState.CRASHED if vm.record.runs else VmState.OFF
-
-    async def _arriving(self, arrival: _Incoming) -> VmStatus:
-        state = await _state_of(arrival.instance)
-        return VmStatus(
-            definition=arrival.definition,
-            host=self._name,
-            state=state if state is VmState.RUNNING else VmState.INCOMING,
-            pid=arrival.instance.process.pid,
-            accelerator=self._launcher.accelerator_for(arrival.definition),
-            move_id=arrival.move_id,
-        )
 
     async def _require_ownership(self, vm: _Vm) -> None:
         """The guard of every start."""
@@ -440,10 +406,7 @@ class VmManager:
         require_right_to_run(vm.definition.name, self._name, vm.record.epoch, owned)
 
     def _require_free(self, definition: VmDefinition) -> None:
-        taken = [vm.definition for vm in self._vms.values()] + [
-            arrival.definition for arrival in self._incoming.values()
-        ]
-        for other in taken:
+        for other in [*(vm.definition for vm in self._vms.values()), *self._arrivals.definitions()]:
             if other.uuid == definition.uuid:
                 raise Busy(f"{self._name} has VM {other.uuid} already, as {other.name}")
             if other.name == definition.name:
@@ -481,12 +444,3 @@ class VmManager:
 
 
 _FORCE = "End it without the guest's help: kvmove vm stop --force."
-
-
-async def _state_of(instance: Instance) -> VmState:
-    try:
-        async with asyncio.timeout(STATE_SECONDS):
-            state = await run_control.run_state(instance.monitor)
-    except (Unreachable, TimeoutError):
-        return VmState.UNKNOWN
-    return _STATES.get(state, VmState.PAUSED)

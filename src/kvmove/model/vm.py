@@ -80,7 +80,7 @@ class VmState(StrEnum):
     PAUSED = "paused"
     INCOMING = "incoming"  # a destination that waits for memory
     CRASHED = "crashed"  # should run, and its QEMU is gone
-    UNKNOWN = "unknown"  # its host does not answer; the manager says this, an agent never does
+    UNKNOWN = "unknown"  # its host does not answer, or the QEMU on it does not
 
 
 class VmStatus(Strict):

@@ -112,7 +112,8 @@ class QemuProcess:
         try:
             loop.add_reader(own, ended.set)
             await ended.wait()
-            self.is_alive()
+            if self._pidfd >= 0:
+                self.is_alive()  # reaps it
         finally:
             loop.remove_reader(own)
             os.close(own)
