@@ -149,3 +149,10 @@ def test_no_time_to_go_is_told_where_none_is_known(phase: Phase) -> None:
     for second in range(5):
         now = meter.update(second, phase, [root(second * MIB)], NOTHING, [NicProgress(nic="mig0", sent=second)])
     assert now.eta_seconds is None
+
+
+def test_a_speed_over_a_moment_is_not_told() -> None:
+    meter = ProgressMeter(move_plan())
+    for seconds, sent in ((0.0, 0), (0.001, 8 * MIB), (1.0, 10 * MIB)):
+        now = meter.update(seconds, Phase.COPYING_DISKS, [], NOTHING, [NicProgress(nic="mig0", sent=sent)])
+        assert now.rate in {0, 10 * MIB}
