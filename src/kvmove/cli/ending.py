@@ -41,7 +41,7 @@ def tell_end(task: Task, printer: Printer) -> int:
         printer.item(task, task.id, lambda: "")
     if task.state is not TaskState.SUCCEEDED:
         error = task_error(task)
-        show_failure(printer, error)
+        show_failure(printer.options, error)
         return error.exit_code
     if form is Form.TABLE:
         printer.note("")

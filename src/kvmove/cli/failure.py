@@ -14,13 +14,15 @@ import textwrap
 
 from rich.text import Text
 
+from kvmove.cli.options import Options
 from kvmove.cli.output import Printer, printable
-from kvmove.errors import KvmoveError
+from kvmove.errors import CheckFailed, KvmoveError
 
 
-def show_failure(printer: Printer, error: KvmoveError) -> None:
+def show_failure(options: Options, error: KvmoveError) -> None:
     """Put `error` on stderr in the form that the options ask for."""
-    if printer.options.machine_readable:
+    printer = Printer(options)
+    if options.machine_readable:
         printer.err.file.write(json.dumps(error.problem(), ensure_ascii=False) + "\n")
         return
     printer.err.print(failure_block(error), soft_wrap=True)
@@ -32,6 +34,11 @@ def failure_block(error: KvmoveError) -> Text:
     block.append("Error: ", "bold red").append(error.title, "bold")
     for name, said in (("why", error.detail), ("step", error.step), ("VM", error.vm_state), ("hint", error.hint)):
         if said:
-            lines = textwrap.indent(printable(said), " " * 9).lstrip()
-            block.append(f"\n  {name + ':':<7}", "bold").append(lines)
+            block.append(f"\n  {name + ':':<7}", "bold").append(_lines(error, said))
     return block
+
+
+def _lines(error: KvmoveError, said: str) -> str:
+    """A check names all its blockers, and all their remedies: a line for each."""
+    text = said.replace("; ", "\n") if isinstance(error, CheckFailed) else said
+    return textwrap.indent(printable(text), " " * 9).lstrip()

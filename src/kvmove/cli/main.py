@@ -11,10 +11,8 @@ from collections.abc import Sequence
 import click
 
 import kvmove
-from kvmove.cli.failure import show_failure
-from kvmove.cli.lazy import Entry, LazyGroup
+from kvmove.cli.lazy import Entry, LazyGroup, load
 from kvmove.cli.options import Options, global_options
-from kvmove.cli.output import Printer
 from kvmove.errors import InvalidInput, KvmoveError
 
 DETACHED = 130
@@ -60,8 +58,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         result = cli.main(words, prog_name="kvmove", standalone_mode=False, obj=options)
         sys.stdout.flush()
     except KvmoveError as error:
-        show_failure(Printer(options), error)
-        return error.exit_code
+        return _fail(options, error)
     except click.ClickException as error:
         return _usage(options, error)
     except (click.Abort, KeyboardInterrupt):
@@ -74,14 +71,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if options.verbose:
             raise
         said = f"{type(error).__name__}: {error}"
-        show_failure(Printer(options), KvmoveError(said, hint="this is a fault of kvmove; -v shows where"))
-        return 1
+        return _fail(options, KvmoveError(said, hint="this is a fault of kvmove; -v shows where"))
     return result if isinstance(result, int) else 0
 
 
 def _usage(options: Options, error: click.ClickException) -> int:
     if options.machine_readable:
-        show_failure(Printer(options), InvalidInput(error.format_message()))
-    else:
-        error.show()
+        return _fail(options, InvalidInput(error.format_message()))
+    error.show()
     return InvalidInput.exit_code
+
+
+def _fail(options: Options, error: KvmoveError) -> int:
+    """Tell the failure and give its exit code. What that needs is loaded now, to keep `kvmove --help` quick."""
+    load("kvmove.cli.failure:show_failure")(options, error)
+    return error.exit_code

@@ -1,6 +1,6 @@
 """The manager's two doors: TCP with mutual TLS for the network, a Unix socket for root on this machine.
 
-Invariant: the socket file is never open to others, not for an instant: its mode is set before it listens. Two managers
+Invariant: the socket file is never open to others, not for an instant, and once it is there it answers. Two managers
 never share a state folder (`hold`) or a socket.
 """
 
@@ -77,17 +77,20 @@ def tcp_door(address: str) -> socket.socket:
 
 
 def unix_door(path: Path) -> socket.socket:
-    """A listening Unix socket at `path`, mode 0600; one that a dead manager left is replaced.
+    """A listening Unix socket at `path`, mode 0600, there only once it listens; one of a dead manager is replaced.
 
     :raise Busy: another program listens there, or the path cannot be used.
     """
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    unfinished = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path)
-        door.bind(str(path))
-        path.chmod(0o600)
+        _check_free(path)
+        unfinished.unlink(missing_ok=True)
+        door.bind(str(unfinished))
+        unfinished.chmod(0o600)
         door.listen()
+        unfinished.replace(path)
     except OSError as error:
         door.close()
         raise Busy(
@@ -99,13 +102,13 @@ def unix_door(path: Path) -> socket.socket:
     return door
 
 
-def _clear(path: Path) -> None:
-    if not path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(ConnectionRefusedError):
-        probe.connect(str(path))
-        raise Busy(f"another program listens on {path}", hint="is a manager running already?")
-    path.unlink()
+def _check_free(path: Path) -> None:
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(ConnectionRefusedError):
+            probe.connect(str(path))
+            raise Busy(f"another program listens on {path}", hint="is a manager running already?")
+    elif path.exists():
+        raise Busy(f"cannot listen on {path}: there is a file that is no socket", hint="see `socket` in manager.toml")
 
 
 @contextmanager
