@@ -90,7 +90,7 @@ def _seek(fd: int, at: int, whence: int, end: int) -> int:
 
 
 def _zero_piece(piece: memoryview) -> bool:
-    # A bytearray on the left compares with memcmp. Two memoryviews would be compared item by item, 30 times slower.
+    # A bytearray on the left compares with memcmp. Two memoryviews would be compared item by item, 200 times slower.
     return _zeroes(len(piece)) == piece
 
 

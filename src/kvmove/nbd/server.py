@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import get_ident
 from time import monotonic
 
-from kvmove.errors import InvalidInput
+from kvmove.errors import InvalidInput, MoveFailed
 from kvmove.nbd.handshake import Handshake, HandshakeState
 from kvmove.nbd.protocol import Export, ProtocolError
 from kvmove.nbd.transmission import RequestHandler, Requests, encode_reply
@@ -61,6 +61,7 @@ class NbdServer:
         """Listen and accept in a thread of its own. A socket left over at `path` is replaced.
 
         :raise InvalidInput: the path is too long for a socket, or something else than a socket lies there.
+        :raise MoveFailed: the socket cannot be made. After either there is nothing to close.
         """
         if len(os.fsencode(self._path)) > MAX_SOCKET_PATH:
             raise InvalidInput(
@@ -71,9 +72,13 @@ class NbdServer:
                 raise InvalidInput(f"{self._path} exists and is no socket", hint="Remove it.")
             self._path.unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        os.fchmod(listener.fileno(), 0o600)  # before bind: Linux gives the file the socket's mode, so no gap
-        listener.bind(str(self._path))
-        listener.listen(1)
+        try:
+            os.fchmod(listener.fileno(), 0o600)  # before bind: Linux gives the file the socket's mode, so no gap
+            listener.bind(str(self._path))
+            listener.listen(1)
+        except OSError as error:
+            listener.close()
+            raise MoveFailed(f"cannot listen on {self._path}: {error.strerror}") from error
         self._listener = listener
         self._thread.start()
 

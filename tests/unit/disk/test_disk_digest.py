@@ -20,7 +20,7 @@ def make(path: Path, *, sparse: bool, size: int = SIZE) -> Path:
             file.truncate(size)
         else:
             file.write(bytes(size))
-        for offset in (513, 3 * MIB - 5, 7 * MIB, size - 3):
+        for offset in (513, 600_000, 3 * MIB - 5, 7 * MIB, size - 3):
             os.pwrite(file.fileno(), b"data!"[: size - offset], offset)
     return path
 

@@ -61,6 +61,11 @@ def test_a_read_over_the_end_raises_and_is_not_filled_with_zeroes(image: Path, d
         disk.read_into(aligned_buffer(4 * MIB), offset)
 
 
+def test_a_direct_read_of_the_last_page_does_not_invent_what_is_behind_it(image: Path) -> None:
+    with RawFile(image, direct=True) as disk, pytest.raises(DiskError, match="10 bytes are missing"):
+        disk.read_into(memoryview(bytearray(110)), SIZE - 100)
+
+
 def test_an_io_error_names_the_range(tmp_path: Path) -> None:
     with (
         RawFile(Path("/proc/self/mem")) as disk,  # its first page is not mapped: EIO

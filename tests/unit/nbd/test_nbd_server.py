@@ -1,6 +1,7 @@
 """The server on a real Unix socket, against a client in literal bytes."""
 
 import os
+import signal
 import socket
 import stat
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmove.errors import InvalidInput
+from kvmove.errors import InvalidInput, MoveFailed
 from kvmove.nbd.server import NbdServer
 from tests.support.nbd_client import DISCONNECT, FLUSH, READ, connect, cookies, receive, request, transmit, write
 from tests.support.nbd_recorder import Recorder
@@ -109,6 +110,28 @@ def test_a_payload_in_two_halves_is_put_together(
     assert handler.calls == [("write", 1, 9, payload), ("write", 2, 1, b"next")]
 
 
+def test_a_signal_in_the_middle_of_a_payload_loses_nothing(
+    server: NbdServer, handler: Recorder, client: socket.socket
+) -> None:
+    """The kernel may interrupt any thread for a signal to the process, and then receives short."""
+    handler.answer = server.reply
+    payload = os.urandom(300_000)
+    sent = write(1, 0, payload)
+    reader = next(thread for thread in threading.enumerate() if thread.name == "nbd-d0")
+    assert reader.ident is not None
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    try:
+        for start in range(0, len(sent), 60_000):
+            client.sendall(sent[start : start + 60_000])
+            time.sleep(0.02)
+            if start + 60_000 < len(sent):  # a later one might find the old action back in place
+                signal.pthread_kill(reader.ident, signal.SIGUSR1)
+        assert cookies(client, 1) == [1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert handler.calls == [("write", 1, 0, payload)]
+
+
 def test_abort_cuts_the_client_off_with_all_requests_unanswered(
     server: NbdServer, handler: Recorder, client: socket.socket
 ) -> None:
@@ -158,12 +181,13 @@ def test_close_in_the_middle_of_a_payload_ends_the_thread(
 
 
 def test_close_inside_a_call_does_not_wait_for_itself(
-    server: NbdServer, handler: Recorder, client: socket.socket
+    server: NbdServer, handler: Recorder, client: socket.socket, tmp_path: Path
 ) -> None:
     handler.answer = lambda cookie: server.close()
     client.sendall(write(1, 0, b"x"))
     assert receive(client, 1) == b""
     assert handler.ended.wait(10)
+    assert not (tmp_path / "d0.sock").exists()
 
 
 @pytest.mark.parametrize(
@@ -287,3 +311,10 @@ def test_nothing_but_a_socket_is_replaced(tmp_path: Path, handler: Recorder) -> 
 def test_a_path_too_long_for_a_socket_is_refused_in_plain_words(tmp_path: Path, handler: Recorder) -> None:
     with pytest.raises(InvalidInput, match="too long"):
         NbdServer(tmp_path / ("x" * 100), "d0", SIZE, handler).start()
+
+
+def test_a_missing_folder_is_told(tmp_path: Path, handler: Recorder) -> None:
+    server = NbdServer(tmp_path / "none" / "d0.sock", "d0", SIZE, handler)
+    with pytest.raises(MoveFailed, match="No such file"):
+        server.start()
+    server.close()

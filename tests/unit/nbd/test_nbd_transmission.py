@@ -163,6 +163,21 @@ def test_requests_do_not_depend_on_how_the_bytes_are_cut(data: st.DataObject, si
     assert handler.calls == [("write", cookie, cookie * 3, payload) for cookie, payload in enumerate(payloads)]
 
 
+@pytest.mark.parametrize("length", [DIRECT_PAYLOAD - 1, DIRECT_PAYLOAD, 2 * DIRECT_PAYLOAD])
+@pytest.mark.parametrize("arrived", [1, 27, 28, 29, 30_000])
+def test_a_write_that_begins_near_the_end_of_the_buffer_finds_room(length: int, arrived: int) -> None:
+    for free in range(0, 80_000, 2500):
+        handler = Recorder()
+        requests = Requests(SIZE, handler)
+        first, second = write(1, 0, b"a" * (RECEIVE_BUFFER - 28 - free)), write(2, 0, b"b" * length)
+        together = min(arrived, free)
+        requests.room()[: len(first) + together] = first + second[:together]
+        requests.received(len(first) + together, 0.0)
+        feed(requests, second[together:])
+        assert [call[1] for call in handler.calls] == [1, 2]
+        assert handler.calls[1] == ("write", 2, 0, b"b" * length)
+
+
 headers = st.builds(
     request,
     st.integers(0, 8),
