@@ -232,7 +232,7 @@ class Datastore:
         if not root.has(IDENTITY):
             raise NotFound(
                 f"{self.path} is no datastore: there is no file {IDENTITY} in it",
-                hint="Mount its file system, or make it a datastore with `kvmove datastore create`.",
+                hint="Mount its file system, or give the path of a datastore.",
             )
         try:
             content = json.loads(root.read(IDENTITY))
