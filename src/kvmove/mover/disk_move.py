@@ -336,7 +336,8 @@ class DiskMove:
         """See `sender.Engine`."""
         assert sender.stream is not None
         with self._changed:
-            self.dispatcher.lose_stream(sender.number)
+            if not self.stopping.is_set():  # in the end there is nobody to give its regions back to
+                self.dispatcher.lose_stream(sender.number)
             del self._by_number[sender.number]
             self._closed.sent[sender.nic] = self._closed.sent.get(sender.nic, 0) + sender.stream.bytes_sent
             if not self._by_number:
