@@ -278,3 +278,15 @@ async def test_a_lab_that_cannot_be_built_says_why_and_leaves_nothing() -> None:
         blocker.bind(f"\0kvmove-lab-{spec.name}")
         await Lab.up(spec)
     assert leftovers.find(LabFolders(spec.name), leftovers.LabRecord()) == []
+
+
+async def test_what_a_killed_run_left_is_swept_by_the_next_and_a_living_one_is_not() -> None:
+    purpose = f"t{os.getpid() % 100_000}"
+    dead, living = (bare("x").model_copy(update={"name": f"{purpose}-{number}"}) for number in (1, 2))
+    left = await Lab.up(dead)
+    os.kill(left.record.supervisor, signal.SIGKILL)
+    assert await eventually(lambda: not any(host.pids() for host in (*left.hosts, left.world)))
+    async with tidy_lab(living) as lab, Lab.passing(purpose, bare("x")) as passing:
+        assert left.leftovers() == []
+        assert lab.host("h1").pids() != []
+        assert passing.spec.name == f"{purpose}-{os.getpid()}"

@@ -22,7 +22,7 @@ from kvmove.lab.spec import DatastoreSpec, LabSpec
 from kvmove.model.move import MoveRequest
 from kvmove.units import GIB, MIB
 
-COMPARE_LAB = LabSpec(name="compare", datastore=DatastoreSpec(size=16 * GIB))
+COMPARE_LAB = LabSpec(datastore=DatastoreSpec(size=16 * GIB))
 SETTLE = 5.0
 LIBVIRT_TIMEOUT = 400.0
 SYNCHRONOUS = ("--copy-storage-synchronous-writes", "--auto-converge")
@@ -39,7 +39,7 @@ async def run_compare(guest_folder: Path, audience: Audience, *, encrypt: bool) 
     :raise KvmoveError: the lab could not be built, or a move did not succeed.
     """
     image = await asyncio.to_thread(build, guest_folder)
-    async with Lab.start(COMPARE_LAB) as lab:
+    async with Lab.passing("compare", COMPARE_LAB) as lab:
         bench = Bench(lab, image, audience, encrypt=encrypt)
         libvirt = await bench.libvirt(contender("libvirt", 1))
         one = await bench.kvmove(contender("one-nic", 2), ("mig0",))

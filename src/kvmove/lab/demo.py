@@ -21,7 +21,7 @@ from kvmove.model.move import MoveRequest
 from kvmove.model.task import Task
 from kvmove.units import GIB, MIB, format_rate, format_size
 
-DEMO_LAB = LabSpec(name="demo", datastore=DatastoreSpec(size=4 * GIB))
+DEMO_LAB = LabSpec(datastore=DatastoreSpec(size=4 * GIB))
 DEMO_VM = LedgerVm(name="demo", data=768 * MIB)
 
 
@@ -46,7 +46,7 @@ async def run_demo(spec: LabSpec, vm: LedgerVm, guest_folder: Path, audience: Au
     audience.say("building the guest")
     image = await asyncio.to_thread(build, guest_folder)
     audience.say(f"building a lab of {len(spec.hosts)} hosts, {_nics(spec)} each")
-    async with Lab.start(spec) as lab:
+    async with Lab.passing("demo", spec) as lab:
         source, destination = spec.hosts[:2]
         sizes = f"{format_size(vm.memory)} RAM, {format_size(vm.disk)} disk, {format_size(vm.data)} of it data"
         audience.say(f"starting {vm.name} on {source}: {sizes}")

@@ -16,7 +16,7 @@ from kvmove.lab.commands import LabFailed
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.lab_host import LabHost
 from kvmove.lab.leftovers import LabRecord
-from kvmove.lab.spec import LabSpec
+from kvmove.lab.spec import LabSpec, passing
 
 READY_WITHIN = 40.0
 
@@ -46,6 +46,17 @@ class Lab:
                 yield lab
             finally:
                 await lab.close()
+
+    @classmethod
+    @asynccontextmanager
+    async def passing(cls, purpose: str, spec: LabSpec) -> AsyncIterator["Lab"]:
+        """The same under a name of this process's own; what a killed run for that purpose left is swept first.
+
+        :raise LabFailed: it could not be built, or something of it would not go.
+        """
+        await asyncio.to_thread(leftovers.sweep_stale, f"{purpose}-*")
+        async with cls.start(passing(purpose, spec)) as lab:
+            yield lab
 
     @classmethod
     async def up(cls, spec: LabSpec) -> "Lab":

@@ -10,10 +10,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvmove.errors import Busy
 from kvmove.lab import processes
 from kvmove.lab.commands import LabFailed, run
 from kvmove.lab.folders import RUN, VAR, LabFolders
@@ -81,6 +83,33 @@ def sweep(folders: LabFolders, record: LabRecord) -> None:
     left = find(folders, record)
     if left:
         raise LabFailed(f"the lab {folders.name} left behind: {'; '.join(left)}", hint="end these by hand")
+
+
+def claim(name: str) -> socket.socket:
+    """Be the only holder of the lab of that name while the returned socket is open.
+
+    An abstract Unix socket: it leaves no file, and ends with the process that holds it.
+
+    :raise Busy: somebody holds it: the lab is up, or is being built or swept.
+    """
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        lock.bind(f"\0kvmove-lab-{name}")
+    except OSError as error:
+        lock.close()
+        raise Busy(f"the lab {name} is up", hint=f"take it down with `kvmove lab down --name {name}`") from error
+    return lock
+
+
+def sweep_stale(pattern: str) -> None:
+    """Sweep every lab whose name matches the glob `pattern` and that nobody holds any more.
+
+    :raise LabFailed: something would not go; it is named.
+    """
+    for name in sorted({path.name for parent in (VAR, RUN) for path in parent.glob(pattern)}):
+        with contextlib.suppress(Busy), contextlib.closing(claim(name)):
+            folders = LabFolders(name)
+            sweep(folders, read_record(folders))
 
 
 def _processes(folders: LabFolders, record: LabRecord) -> list[int]:

@@ -24,7 +24,7 @@ from kvmove.lab.spec import DatastoreSpec, LabSpec
 from kvmove.model.move import MoveRequest
 from kvmove.units import GIB, MIB, format_duration
 
-SOAK_LAB = LabSpec(name="soak", datastore=DatastoreSpec(size=4 * GIB))
+SOAK_LAB = LabSpec(datastore=DatastoreSpec(size=4 * GIB))
 SOAK_VM = LedgerVm(name="soak", memory=256 * MIB, disk=512 * MIB, data=256 * MIB, mode=Mode.MIXED, ram_rate=4000)
 SWEEPS = 2
 SWEEPS_WITHIN = 120.0
@@ -109,7 +109,7 @@ async def run_soak(spec: LabSpec, vm: LedgerVm, guest_folder: Path, hops: int, a
     :raise KvmoveError: the lab could not be built, or a move did not succeed.
     """
     image = await asyncio.to_thread(build, guest_folder)
-    async with Lab.start(spec) as lab:
+    async with Lab.passing("soak", spec) as lab:
         source, destination = spec.hosts[:2]
         await ledger_vm.define(lab, vm, image, source)
         await ledger_vm.start(lab, vm)

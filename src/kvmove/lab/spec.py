@@ -1,5 +1,6 @@
 """What a lab is to be: its hosts, their migration NICs and datastores. Parsed once, at the edge."""
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator
@@ -41,3 +42,8 @@ class LabSpec(Strict):
         if len(set(hosts)) != len(hosts) or WORLD in hosts:
             raise ValueError(f"hosts need names of their own, and none may be called {WORLD!r}")
         return hosts
+
+
+def passing(purpose: str, spec: LabSpec) -> LabSpec:
+    """`spec` under a name of this process's own, for a run that passes: several may run at once."""
+    return spec.model_copy(update={"name": f"{purpose}-{os.getpid()}"})

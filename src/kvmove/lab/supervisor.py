@@ -18,12 +18,12 @@ from typing import Any
 
 import click
 
-from kvmove.errors import Busy, InvalidInput, KvmoveError, NotFound
+from kvmove.errors import InvalidInput, KvmoveError, NotFound
 from kvmove.lab import control, network, preparation, processes
 from kvmove.lab.commands import LabFailed
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.host import HostProcess
-from kvmove.lab.leftovers import LabRecord, read_record, sweep, write_record
+from kvmove.lab.leftovers import LabRecord, claim, read_record, sweep, write_record
 from kvmove.lab.spec import LabSpec
 
 
@@ -36,18 +36,15 @@ class Supervisor:
         self.hosts = {name: self._host(name) for name in (WORLD, *spec.hosts)}
         self.stop_asked = asyncio.Event()
         self._changing = asyncio.Lock()
-        self._lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._claim: socket.socket | None = None
         self._server: asyncio.Server | None = None
 
     def claim_name(self) -> None:
-        """Be the only supervisor of this name: an abstract socket, which leaves no file and ends with the process.
+        """Be the only supervisor of this name, until this process ends.
 
         :raise Busy: the lab is up already.
         """
-        try:
-            self._lock.bind(f"\0kvmove-lab-{self.spec.name}")
-        except OSError as error:
-            raise Busy(f"the lab {self.spec.name} is up", hint="take it down with `kvmove lab down`") from error
+        self._claim = claim(self.spec.name)
 
     async def start(self) -> None:
         """Sweep what a former lab of this name left, build this one, start its services.
