@@ -32,6 +32,10 @@ _KEEP_ALIVE = 3.0  # below uvicorn's 5 s: the client lets go first, so a call ra
 _MAX_ANSWER = 32 * 1024 * 1024
 
 
+class NotTrusted(NotAllowed):
+    """TLS came to nothing: one side does not trust the other. Nothing was asked. Elsewhere it is a NotAllowed."""
+
+
 class Peer:
     """One party at one address. Make it inside a running event loop or outside; it connects at its first call.
 
@@ -72,7 +76,8 @@ class Peer:
         :param path: begins with a slash; what comes from people in it is percent-encoded by the caller.
         :param timeout: seconds within which the answer must be complete.
         :raise Unreachable: no answer, or none that can be understood; it may have been done all the same.
-        :raise NotAllowed: the other side is not who it should be, or does not allow it.
+        :raise NotTrusted: the other side is not who it should be, or takes us for a stranger.
+        :raise NotAllowed: the other side does not allow it.
         :raise KvmoveError: what the other side raised.
         """
         limits = aiohttp.ClientTimeout(total=timeout, connect=min(CONNECT_TIMEOUT, timeout))
@@ -156,12 +161,12 @@ class Peer:
     def _translate(self, error: Exception) -> KvmoveError:
         tls = _tls_error(error)
         if isinstance(tls, ssl.SSLCertVerificationError):
-            return NotAllowed(
+            return NotTrusted(
                 f"the other side is not {self.shown}: {tls.verify_message}",
                 hint="is the address right, and are both certificates of the same authority and not expired?",
             )
         if tls is not None:
-            return NotAllowed(
+            return NotTrusted(
                 f"{self.shown} refused the connection's encryption or our certificate: {tls.reason or tls}",
                 hint="is our certificate of the cluster's authority, and not expired?",
             )

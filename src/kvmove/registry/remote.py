@@ -1,8 +1,9 @@
 """The registry at the other end of the network: the manager keeps it, an agent asks.
 
-Invariant: what this engine raises as something else than Unreachable was decided by the registry. All the rest, a lost
-answer above all, is Unreachable: the change may have happened, or may yet. "Not registered" is an answer with a body
-(`null`), so that a wrong address, which answers 404 to everything, is never taken for it.
+Invariant: what this engine raises as something else than Unreachable was decided by the registry. All the rest is
+Unreachable: a lost answer above all, but a certificate that has run out too. The change may have happened, or may yet.
+"Not registered" is an answer with a body (`null`), so that a wrong address, which answers 404 to everything, is never
+taken for it.
 
 It does not retry a change; see `settle` for following one until its outcome is known.
 """
@@ -20,7 +21,7 @@ from kvmove.model.names import Name
 from kvmove.model.ownership import Ownership
 from kvmove.model.strict import Strict
 from kvmove.pki.identity import Identity, Role
-from kvmove.pki.peer import Peer
+from kvmove.pki.peer import NotTrusted, Peer
 
 PREFIX = "/registry/v1"
 _TIMEOUT = 5.0
@@ -84,6 +85,8 @@ class RemoteRegistry:
         content = None if body is None else body.model_dump(mode="json")
         try:
             return await self._peer.call(method, PREFIX + path, content, timeout=self._timeout)
+        except NotTrusted as error:
+            raise Unreachable(error.detail, hint=error.hint) from error
         except (*_VERDICTS, Unreachable):
             raise
         except KvmoveError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from kvmove.errors import Busy, Unreachable
+from kvmove.errors import Busy, KvmoveError, Unreachable
 from kvmove.model.ownership import Ownership
 from kvmove.registry.interface import Registry
 
@@ -22,16 +22,12 @@ async def swap_until_known(
     The caller has won when the answer equals `new`. `pause` is awaited before each new attempt; what it raises ends
     the attempts, and the outcome is then unknown.
 
-    :raise InvalidInput, NotAllowed: the swap is not legal, or not this party's right; it did not happen.
+    :raise InvalidInput, NotAllowed: the registry says that the swap is not legal, or not this party's right.
     """
     while True:
         try:
             return await registry.swap(expected, new)
-        except Busy:
-            stored = await read_until_known(registry, expected, pause)
-            if stored != expected:
-                return stored
-        except Unreachable:
+        except (Busy, Unreachable):
             stored = await read_until_known(registry, expected, pause)
             if stored != expected:
                 return stored
@@ -41,9 +37,9 @@ async def swap_until_known(
 async def read_until_known(
     registry: Registry, record: Ownership, pause: Callable[[], Awaitable[None]]
 ) -> Ownership | None:
-    """The stored record of the VM of `record`, asked for until there is an answer."""
+    """The stored record of the VM of `record`, asked for until there is an answer, whatever is in the way."""
     while True:
         try:
             return await registry.get(record.vm)
-        except Unreachable:
+        except KvmoveError:
             await pause()

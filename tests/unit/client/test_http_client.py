@@ -17,6 +17,7 @@ from kvmove.errors import CheckFailed, InvalidInput, NotAllowed, Unreachable
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.contexts import server_context
 from kvmove.pki.identity import Identity, Role
+from kvmove.pki.peer import NotTrusted
 from tests.support.scripted_server import Handler, chunks, json_answer, scripted
 
 H1, H2 = Identity(Role.AGENT, "h1"), Identity(Role.AGENT, "h2")
@@ -109,18 +110,18 @@ async def test_the_party_that_was_asked_for_answers(certificates: Path) -> None:
 
 
 async def test_another_party_at_the_address_is_not_talked_to(certificates: Path) -> None:
-    with pytest.raises(NotAllowed, match="not agent h2"):
+    with pytest.raises(NotTrusted, match="not agent h2"):
         await call_h2(certificates, server_context(certificates / "h1"))
 
 
 async def test_a_certificate_of_another_authority_is_not_talked_to(certificates: Path) -> None:
-    with pytest.raises(NotAllowed, match="not agent h2") as caught:
+    with pytest.raises(NotTrusted, match="not agent h2") as caught:
         await call_h2(certificates, server_context(certificates / "foreign"))
     assert "authority" in caught.value.hint
 
 
 async def test_a_server_without_tls_is_not_talked_to(certificates: Path) -> None:
-    with pytest.raises(NotAllowed, match="encryption"):
+    with pytest.raises(NotTrusted, match="encryption"):
         await call_h2(certificates, None)
 
 

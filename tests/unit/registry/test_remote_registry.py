@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -176,8 +177,20 @@ async def test_nothing_at_a_wrong_path_is_not_taken_for_a_vm_without_owner(tmp_p
 async def test_an_agent_that_pretends_to_be_the_manager_is_not_believed(cluster: Cluster, tmp_path: Path) -> None:
     async with serve(FastAPI(), tmp_path / "h2") as port:
         registry = RemoteRegistry(f"https://127.0.0.1:{port}", tmp_path / "h1")
-        with pytest.raises(NotAllowed, match="not manager"):
+        with pytest.raises(Unreachable, match="not manager"):
             await registry.get(VM)
+        await registry.close()
+
+
+async def test_a_certificate_that_has_run_out_is_no_verdict(cluster: Cluster, tmp_path: Path) -> None:
+    """Nobody may conclude from it that the swap lost: an earlier one of ours may be under way."""
+    kept, _ = cluster
+    record = await kept.claim(VM, "h1")
+    issue(tmp_path / "ca", PARTIES["manager"], tmp_path / "old", valid_for=-timedelta(hours=1))
+    async with serve(FastAPI(), tmp_path / "old") as port:
+        registry = RemoteRegistry(f"https://127.0.0.1:{port}", tmp_path / "h1")
+        with pytest.raises(Unreachable, match="expired"):
+            await registry.swap(record, ownership.begin(record, "m1", "h2"))
         await registry.close()
 
 
