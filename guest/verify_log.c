@@ -172,8 +172,7 @@ static void apply_boot(struct ledger *ledger, const struct settings *settings, c
     struct writers writers = {0};
     int boot = list[0].boot;
     for (size_t r = 0; r < count; r++)
-        if (!r || list[r].number != list[r - 1].number)
-            learn_writers(&writers, &ledger->boots[boot], list[r].report);
+        learn_writers(&writers, &ledger->boots[boot], list[r].report);
     for (size_t r = 0; r < count; r++) {
         if (r && list[r].number == list[r - 1].number)
             continue;

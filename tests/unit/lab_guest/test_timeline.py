@@ -62,6 +62,15 @@ def test_a_stop_is_measured_through_delays_and_a_deaf_network() -> None:
     assert abs(_write_gap(timeline).length_ns - 81 * _MS) <= 4 * _MS
 
 
+def test_one_late_heartbeat_moves_no_write() -> None:
+    assert _write_gap(_play(delay=lambda counter: 4 * _MS if counter == 100 else 0)).length_ns == _MS
+
+
+def test_a_late_heartbeat_just_before_a_stop_does_not_hide_any_of_it() -> None:
+    timeline = _play(stop_ns=80 * _MS, delay=lambda counter: 60 * _MS if counter == 199 else 0)
+    assert timeline.longest_stop(_ALL).length_ns == 80 * _MS
+
+
 def test_a_window_picks_the_writes_in_it_and_a_neighbour_on_each_side() -> None:
     timeline = _play()
     window = Window(50 * 10**9 + 500 * _MS, 50 * 10**9 + 510 * _MS)

@@ -43,6 +43,16 @@ def test_a_dropped_acknowledged_write_is_one_lost_write(world: LedgerWorld, tmp_
     assert verdict.findings[0].found == "zeros"
 
 
+def test_a_write_that_is_missing_in_two_places_is_one_lost_write(
+    world: LedgerWorld, tmp_path: Path, tools: Tools
+) -> None:
+    world.write(0, 24)
+    world.write(8)
+    world.content.clear()
+    verdict = _judge(world, tmp_path, tools)
+    assert (verdict.lost, verdict.lost_sectors) == (2, 24)
+
+
 def test_a_stale_older_block_is_lost(world: LedgerWorld, tmp_path: Path, tools: Tools) -> None:
     world.write(16)
     old = {lba: world.content[lba] for lba in range(16, 24)}

@@ -101,15 +101,18 @@ class Timeline:
         """How long the guest's clock stood still at most, between two heartbeats that arrived in the window."""
         first = bisect_left(self.arrivals, window.start_ns)
         last = bisect_right(self.arrivals, window.end_ns)
-        longest = NO_GAP
+        found = []
         for at in range(first, last - 1):
             before = min(self._offsets[max(0, at - _AHEAD + 1) : at + 1])
             after = min(self._offsets[at + 1 : at + 1 + _AHEAD])
-            # Around a stop every pair sees it; the pair that spans it has the longest silence.
             silence = self.arrivals[at + 1] - self.arrivals[at]
-            if after - before > longest.length_ns and silence >= (after - before) // 2:
-                longest = Gap(after - before, self.arrivals[at])
-        return longest
+            found.append((after - before, silence, self.arrivals[at]))
+        longest = max((length for length, _, _ in found), default=0)
+        if longest <= 0:
+            return NO_GAP
+        # Every pair of heartbeats around a stop shows it; the pair that spans it has the longest silence.
+        _, length, start = max((silence, length, at) for length, silence, at in found if length >= longest * 9 // 10)
+        return Gap(length, start)
 
 
 def longest_silence(events: list[int], window: Window) -> Gap:
