@@ -172,7 +172,7 @@ class Moves:
                 await self._look_after(move)
             for store in self._host.datastores.values():
                 with contextlib.suppress(KvmoveError):
-                    await asyncio.to_thread(store.purge, time.time() - self._host.keep_source)
+                    await asyncio.to_thread(store.purge, self._host.keep_source)
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
     async def _look_after(self, move: IncomingMove) -> None:

@@ -25,6 +25,7 @@ from kvmove.disk.clone import clone
 from kvmove.disk.digest import disk_digest
 from kvmove.disk.raw_target import RawTarget
 from kvmove.errors import Busy, CheckFailed, KvmoveError, MoveFailed, NeedsAttention
+from kvmove.failpoints import reach
 from kvmove.memory.channel_relay import DestinationRelay
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
@@ -117,6 +118,7 @@ class IncomingMove:
                 Expected(self._ticket, self.plan.source.name, self.plan.encrypt, self._accept),
             )
             self.state = IncomingState.PREPARED
+            await reach("destination-prepared")
             return self.status()
 
     async def _make_disks(self) -> None:
@@ -197,7 +199,9 @@ class IncomingMove:
                 return self.status()
             migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
             await migration.wait_status({Status.COMPLETED}, timeout=LOAD_SECONDS)
+            await reach("destination-loaded")
             won = await self._commit()
+            await reach("destination-committed")
             await self._run_or_return(self._instance, won)
             return self.status()
 
@@ -218,6 +222,7 @@ class IncomingMove:
     async def _run_or_return(self, instance: Instance, won: Ownership) -> None:
         self._journal.write(Step.CONT_INTENT, {"epoch": won.epoch})
         try:
+            await reach("destination-cont-intent")
             await run_control.cont(instance.monitor)
         except KvmoveError as error:
             if not await self._never_ran(instance):
@@ -249,6 +254,7 @@ class IncomingMove:
     async def _settle_in(self, instance: Instance, epoch: int) -> None:
         """The guest runs here: tell the network, and make the VM this host's own."""
         self.state = IncomingState.RUNNING
+        await reach("destination-running")
         self._host.listener.forget(self.plan.move_id)
         with contextlib.suppress(KvmoveError):
             await run_control.announce_self(instance.monitor)

@@ -25,6 +25,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from kvmove.client.agent import AgentClient
 from kvmove.errors import KvmoveError, MoveFailed, NotConverged, Unreachable
+from kvmove.failpoints import reach
 from kvmove.memory.channel_relay import SourceRelay
 from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit
 from kvmove.migration.clean_up import clean_up, stay
@@ -122,6 +123,7 @@ class SourceMove:
                 hint="Look at the destination's agent, then move again.",
             )
         self.board.enter(Phase.CLEANING_UP)
+        await reach("source-cleaning-up")
         await clean_up(self._host, self.plan, self._destination, self.board)
         return info
 
@@ -200,6 +202,7 @@ class SourceMove:
         self._watch.disks = self._disks
         self.board.watch_disks(self._disks)
         await asyncio.to_thread(self._disks.start, STREAM_SECONDS)
+        await reach("source-prepared")
 
     def _open_disk(self, name: str, release: AsyncExitStack) -> SourceDisk:
         definition = self._host.vms.definition(self.plan.vm.uuid)
@@ -232,6 +235,7 @@ class SourceMove:
         for number, disk in enumerate(self.plan.disks):
             await self._start_mirror(number, disk.name, undo, release)
         await drain(self._instance.monitor)
+        await reach("source-mirroring")
         self._disks.start_copy()
         while not await asyncio.to_thread(self._disks.wait_copied, STREAM_SECONDS):
             log.debug("move %s: the disks are not copied yet", self.plan.move_id)
@@ -271,10 +275,12 @@ class SourceMove:
         await migration.configure_source(memory_channels(self.plan), limits)
         undo.push_async_callback(_quietly, self._cancel_migration, migration)
         await migration.migrate(f"unix:{path}")
+        await reach("source-pre-copy")
         while True:
             info = await migration.next_info(LOOK_SECONDS)
             self.board.memory(info)
             if info.status is Status.PRE_SWITCHOVER:
+                await reach("source-pre-switchover")
                 return migration
             if info.status in ENDED:
                 raise MoveFailed(f"The memory's transfer ended as {info.status}: {relay.failure or info.error}.")

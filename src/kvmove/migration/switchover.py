@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 from kvmove.client.agent import AgentClient
 from kvmove.errors import Busy, KvmoveError, MoveFailed, Unreachable
+from kvmove.failpoints import reach
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import MoveJournal, Step
 from kvmove.model.move import MovePlan
@@ -102,11 +103,13 @@ async def send_rest(parts: SwitchoverParts, timing: Timing) -> MigrationInfo:
     if not await asyncio.to_thread(parts.disks.wait_settled, 0):
         raise MoveFailed("A write came after the guest was stopped.")
     timing.mark("sync")
+    await reach("source-synced")
     await parts.migration.continue_switchover()
     info = await parts.migration.wait_status({Status.COMPLETED}, timeout=MEMORY_SECONDS)
     if await run_control.run_state(parts.instance.monitor) != run_control.POSTMIGRATE:
         raise MoveFailed("The source's QEMU is not in the state after a migration.")
     timing.mark("memory")
+    await reach("source-memory-sent")
     return info
 
 
@@ -127,6 +130,7 @@ async def hand_over(parts: SwitchoverParts, timing: Timing, in_doubt: Callable[[
     Does not raise once YIELDED is written.
     """
     parts.journal.write(Step.YIELDED, {"epoch": parts.record.epoch})
+    await reach("source-yielded")
     record = await decide(parts.plan, parts.host, parts.destination, parts.record, in_doubt)
     timing.mark("hand-over")
     return record
