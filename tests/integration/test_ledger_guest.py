@@ -64,9 +64,13 @@ def _until_written(folder: Path, more: int) -> None:
     wait_until(lambda: _health(folder).writes >= before + more, f"{more} more writes")
 
 
-def _judge(disk: Path, folder: Path, image: GuestImage) -> Verdict:
+def _until_booted(folder: Path, times: int) -> None:
+    wait_until(lambda: len(RecorderLog(folder).boots(1)) >= times, f"boot number {times}")
+
+
+def _judge(disk: Path, folder: Path, image: GuestImage, number: int = 0) -> Verdict:
     time.sleep(0.3)  # what is under way arrives
-    return verify(disk, folder, image.verify_tool, Expect(prefill=_DATA))
+    return verify(disk, folder, image.verify_tool, Expect(disk=number, prefill=_DATA))
 
 
 @pytest.mark.parametrize("mode", [Mode.RANDOM4K, Mode.MIXED])
@@ -74,7 +78,7 @@ def test_all_that_the_guest_was_told_is_on_its_disk(
     tmp_path: Path, image: GuestImage, disk: Path, recorder: RecorderProcess, mode: Mode
 ) -> None:
     folder = tmp_path / "log"
-    with LedgerQemu(tmp_path / "vm", image, disk, _options(recorder, mode)) as qemu:
+    with LedgerQemu(tmp_path / "vm", image, [disk], _options(recorder, mode)) as qemu:
         _until_written(folder, 3000)
         qemu.command("stop")
         time.sleep(0.3)
@@ -98,7 +102,7 @@ def test_all_that_the_guest_was_told_is_on_its_disk(
 def test_a_write_that_vanishes_from_the_disk_is_lost(
     tmp_path: Path, image: GuestImage, disk: Path, recorder: RecorderProcess
 ) -> None:
-    with LedgerQemu(tmp_path / "vm", image, disk, _options(recorder)):
+    with LedgerQemu(tmp_path / "vm", image, [disk], _options(recorder)):
         _until_written(tmp_path / "log", 500)
         shutil.copy(disk, tmp_path / "early.raw")
         _until_written(tmp_path / "log", 500)
@@ -110,7 +114,7 @@ def test_a_corrupt_page_in_the_guests_memory_is_reported(
     tmp_path: Path, image: GuestImage, disk: Path, recorder: RecorderProcess
 ) -> None:
     options = _options(recorder, Mode.IDLE, Plant.RAM_CORRUPT)
-    with LedgerQemu(tmp_path / "vm", image, disk, options) as qemu:
+    with LedgerQemu(tmp_path / "vm", image, [disk], options) as qemu:
         wait_until(lambda: _health(tmp_path / "log").corrupt_pages > 0, "the planted page is found")
         wait_until(lambda: len(serial_trouble(qemu.serial)) >= 2, "the console says so")
     assert _health(tmp_path / "log").corrupt_pages == 1
@@ -120,7 +124,7 @@ def test_reports_survive_a_recorder_that_is_away_for_a_while(
     tmp_path: Path, image: GuestImage, disk: Path, recorder: RecorderProcess
 ) -> None:
     folder = tmp_path / "log"
-    with LedgerQemu(tmp_path / "vm", image, disk, _options(recorder)) as qemu:
+    with LedgerQemu(tmp_path / "vm", image, [disk], _options(recorder)) as qemu:
         _until_written(folder, 500)
         recorder.stop()
         time.sleep(2)
@@ -138,7 +142,7 @@ def test_a_stop_of_the_vcpus_is_measured_from_outside(
     tmp_path: Path, image: GuestImage, disk: Path, recorder: RecorderProcess
 ) -> None:
     folder = tmp_path / "log"
-    with LedgerQemu(tmp_path / "vm", image, disk, _options(recorder)) as qemu:
+    with LedgerQemu(tmp_path / "vm", image, [disk], _options(recorder)) as qemu:
         _until_written(folder, 500)
         time.sleep(1)
         before = now_ns()
@@ -165,14 +169,14 @@ def test_a_guest_that_is_resumed_on_both_sides_is_found_by_both_signals(
     folder, state, copy = tmp_path / "log", tmp_path / "state", tmp_path / "copy.raw"
     options = _options(recorder)
     handover = Handover("source", "destination")
-    with CpuSampler() as sampler, LedgerQemu(tmp_path / "s", image, disk, options) as source:
+    with CpuSampler() as sampler, LedgerQemu(tmp_path / "s", image, [disk], options) as source:
         sampler.add("source", source.pid)
         _until_written(folder, 500)
         source.command("stop")
         source.command("migrate", uri=f"exec:cat > {state}")
         wait_until(lambda: source.state() == "postmigrate", "the state is saved")
         shutil.copy(disk, copy)
-        with LedgerQemu(tmp_path / "d", image, copy, options, f"exec:cat {state}") as destination:
+        with LedgerQemu(tmp_path / "d", image, [copy], options, f"exec:cat {state}") as destination:
             sampler.add("destination", destination.pid)
             wait_until(lambda: destination.state() != "inmigrate", "the state is loaded")
             destination.command("cont")
@@ -184,3 +188,46 @@ def test_a_guest_that_is_resumed_on_both_sides_is_found_by_both_signals(
             time.sleep(2)
     bad = DualRunDetector(RecorderLog(folder), sampler.samples)
     assert {"cpu", "heartbeat"} <= {violation.signal for violation in bad.violations(1, handover)}
+
+
+def test_a_guest_that_is_moved_while_it_writes_is_whole_and_ran_once(
+    tmp_path: Path, image: GuestImage, disk: Path, recorder: RecorderProcess
+) -> None:
+    folder, options, door = tmp_path / "log", _options(recorder, Mode.MIXED), f"unix:{tmp_path / 'door'}"
+    with CpuSampler() as sampler, LedgerQemu(tmp_path / "s", image, [disk], options) as source:
+        sampler.add("source", source.pid)
+        _until_written(folder, 1000)
+        with LedgerQemu(tmp_path / "d", image, [disk], options, door) as destination:
+            sampler.add("destination", destination.pid)
+            before = now_ns()
+            source.command("migrate-set-parameters", **{"max-bandwidth": 10**9})
+            source.command("migrate", uri=door)
+            wait_until(lambda: destination.state() == "running", "the guest has moved")
+            sweeps = _health(folder).ram_sweeps
+            wait_until(lambda: _health(folder).ram_sweeps >= sweeps + 2, "all of its memory was checked")
+            _until_written(folder, 1000)
+            assert source.state() == "postmigrate"
+    assert _judge(disk, folder, image).ok
+    log = RecorderLog(folder)
+    assert DualRunDetector(log, sampler.samples).violations(1, Handover("source", "destination")) == []
+    assert _health(folder).corrupt_pages == 0
+    window = Window(before, now_ns())
+    assert 0 < log.longest_clock_stop(1, window).length_ns < window.end_ns - window.start_ns
+    assert len(log.boots(1)) == 1
+
+
+def test_two_disks_are_judged_over_two_boots_with_a_crash_between(
+    tmp_path: Path, image: GuestImage, disk: Path, recorder: RecorderProcess
+) -> None:
+    folder, second = tmp_path / "log", tmp_path / "second.raw"
+    shutil.copy(disk, second)
+    for number, mode in enumerate((Mode.MIXED, Mode.RANDOM4K)):
+        with LedgerQemu(tmp_path / f"vm{number}", image, [disk, second], _options(recorder, mode)):
+            _until_booted(folder, number + 1)
+            _until_written(folder, 1500)
+    first, other = _judge(disk, folder, image, 0), _judge(second, folder, image, 1)
+    assert first.ok, first
+    assert other.ok, other
+    assert min(first.acknowledged, other.acknowledged) > 1000
+    assert first.boots == 2
+    assert _judge(disk, folder, image, 1).corrupt > 1000  # the wrong disk

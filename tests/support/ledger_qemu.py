@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,9 +26,11 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 class LedgerQemu:
-    """One emulated machine of one vCPU on `disk`; a context manager. User networking: the host is 10.0.2.2."""
+    """One emulated machine of one vCPU on `disks`; a context manager. User networking: the host is 10.0.2.2."""
 
-    def __init__(self, folder: Path, image: GuestImage, disk: Path, options: GuestOptions, incoming: str = "") -> None:
+    def __init__(
+        self, folder: Path, image: GuestImage, disks: Sequence[Path], options: GuestOptions, incoming: str = ""
+    ) -> None:
         self._monitor_path = folder / "qmp"
         self._serial = folder / "serial.log"
         folder.mkdir(exist_ok=True)
@@ -36,7 +38,8 @@ class LedgerQemu:
         self._command += ["-name", "ledger,debug-threads=on", "-display", "none", "-no-reboot"]
         self._command += ["-kernel", str(image.kernel), "-initrd", str(image.initrd)]
         self._command += ["-append", options.command_line(), "-serial", f"file:{self._serial}"]
-        self._command += ["-drive", f"file={disk},if=virtio,format=raw,cache=none,discard=unmap"]
+        for disk in disks:
+            self._command += ["-drive", f"file={disk},if=virtio,format=raw,cache=none,discard=unmap"]
         self._command += ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"]
         self._command += ["-qmp", f"unix:{self._monitor_path},server=on,wait=off"]
         if incoming:
