@@ -228,12 +228,12 @@ async def test_an_owner_that_is_killed_leaves_nothing() -> None:
     )
     assert await line_of(owner) == "up"
     folders = LabFolders(spec.name)
-    record = leftovers.read_record(folders)
-    assert leftovers.find(folders, record) != []
+    supervisor = leftovers.supervisor_of(folders)
+    assert leftovers.find(folders) != []
     owner.kill()
     await owner.communicate()
-    assert await eventually(lambda: leftovers.find(folders, record) == [])
-    assert await eventually(lambda: not processes.alive(record.supervisor))
+    assert await eventually(lambda: leftovers.find(folders) == [])
+    assert await eventually(lambda: not processes.alive(supervisor))
 
 
 @pytest.mark.parametrize("after", [0.3, 0.5, 0.7, 0.9])
@@ -246,13 +246,13 @@ async def test_an_owner_that_is_killed_while_the_lab_is_built_leaves_nothing(aft
     owner.kill()
     await owner.communicate()
     assert await eventually(lambda: not supervisors(spec.name))
-    assert leftovers.find(LabFolders(spec.name), leftovers.LabRecord()) == []
+    assert leftovers.find(LabFolders(spec.name)) == []
 
 
 async def test_a_supervisor_that_is_killed_takes_its_hosts_along_and_its_files_are_swept() -> None:
     spec = bare("stale")
     lab = await Lab.up(spec)
-    os.kill(lab.record.supervisor, signal.SIGKILL)
+    os.kill(lab.supervisor, signal.SIGKILL)
     assert await eventually(lambda: not any(host.pids() for host in (*lab.hosts, lab.world)))
     assert [left for left in lab.leftovers() if not left.startswith(("folder", "loop"))] == []
     async with tidy_lab(spec) as again:
@@ -277,14 +277,14 @@ async def test_a_lab_that_cannot_be_built_says_why_and_leaves_nothing() -> None:
     with socket.socket(socket.AF_UNIX) as blocker, pytest.raises(Busy):
         blocker.bind(f"\0kvmove-lab-{spec.name}")
         await Lab.up(spec)
-    assert leftovers.find(LabFolders(spec.name), leftovers.LabRecord()) == []
+    assert leftovers.find(LabFolders(spec.name)) == []
 
 
 async def test_what_a_killed_run_left_is_swept_by_the_next_and_a_living_one_is_not() -> None:
     purpose = f"t{os.getpid() % 100_000}"
     dead, living = (bare("x").model_copy(update={"name": f"{purpose}-{number}"}) for number in (1, 2))
     left = await Lab.up(dead)
-    os.kill(left.record.supervisor, signal.SIGKILL)
+    os.kill(left.supervisor, signal.SIGKILL)
     assert await eventually(lambda: not any(host.pids() for host in (*left.hosts, left.world)))
     async with tidy_lab(living) as lab, Lab.passing(purpose, bare("x")) as passing:
         assert left.leftovers() == []

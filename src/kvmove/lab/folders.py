@@ -29,8 +29,8 @@ class LabFolders:
 
     @property
     def record(self) -> Path:
-        """What the supervisor wrote about itself and its namespaces (JSON), read to find a stale lab."""
-        return self.run / "lab.json"
+        """The supervisor's process number, by which `lab down` finds it."""
+        return self.run / "supervisor.pid"
 
     @property
     def control(self) -> Path:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from kvmove.lab import processes
 from kvmove.lab.commands import LabFailed
+from kvmove.lab.leftovers import MARK
 
-NAMESPACES = ("net", "mnt", "pid", "uts")
 UP_WITHIN = 20.0
 STOP_WITHIN = 8.0
 """Seconds; longer than the init's own grace for its services."""
@@ -40,15 +40,15 @@ def unshare_command(config: Path) -> list[str]:
 
 
 class HostProcess:
-    """The host called `name`, described by `config`; its init's words go to `log`."""
+    """The host called `name` of a lab, described by `config`; its init's words go to `log`."""
 
-    def __init__(self, name: str, config: Path, log: Path) -> None:
+    def __init__(self, lab: str, name: str, config: Path, log: Path) -> None:
+        self.lab = lab
         self.name = name
         self.config = config
         self.log = log
         self.services: dict[str, ServiceState] = {}
         self.init = 0
-        self.namespaces: dict[str, str] = {}
         self._process: Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._up: asyncio.Future[None] | None = None
@@ -62,7 +62,7 @@ class HostProcess:
 
         :raise LabFailed: the host did not come up; it is gone again.
         """
-        environment = {**os.environ, "KVMOVE_LAB_HOST": self.name}
+        environment = {**os.environ, MARK: self.lab}
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *unshare_command(self.config), stdin=PIPE, stdout=PIPE, stderr=log, env=environment,
@@ -150,5 +150,3 @@ class HostProcess:
         if not inits:
             raise LabFailed("its init ended at once")
         self.init = inits[0]
-        found = {kind: processes.namespace(self.init, kind) for kind in NAMESPACES}
-        self.namespaces = {kind: identity for kind, identity in found.items() if identity}

@@ -5,6 +5,7 @@ the rest. Leaving the `with` takes the lab down; a killed owner takes it down as
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +16,6 @@ from kvmove.lab import control, launch, leftovers
 from kvmove.lab.commands import LabFailed
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.lab_host import LabHost
-from kvmove.lab.leftovers import LabRecord
 from kvmove.lab.spec import LabSpec, passing
 
 READY_WITHIN = 40.0
@@ -24,10 +24,10 @@ READY_WITHIN = 40.0
 class Lab:
     """A lab that is up. Made by `start` (owned: ends with the `with`), `up` (stays) or `attach` (someone else's)."""
 
-    def __init__(self, spec: LabSpec, record: LabRecord) -> None:
+    def __init__(self, spec: LabSpec, supervisor: int) -> None:
         self.spec = spec
         self.folders = LabFolders(spec.name)
-        self.record = record
+        self.supervisor = supervisor
         self._hosts: dict[str, LabHost] = {}
         self._manager: ManagerClient | None = None
 
@@ -83,7 +83,7 @@ class Lab:
         """
         folders = LabFolders(name)
         answer = await control.ask(folders.control, "status")
-        lab = cls(LabSpec.model_validate(answer["spec"]), leftovers.read_record(folders))
+        lab = cls(LabSpec.model_validate(answer["spec"]), leftovers.supervisor_of(folders))
         lab._take_in(answer)
         return lab
 
@@ -91,12 +91,13 @@ class Lab:
     async def down(name: str) -> None:
         """Take the lab of that name down, or sweep what a killed one left; nothing there is fine.
 
+        :raise Busy: it is being built at this moment.
         :raise LabFailed: something of it would not go.
         """
         folders = LabFolders(name)
-        record = leftovers.read_record(folders)
-        await asyncio.to_thread(launch.end_supervisor, record.supervisor, name)
-        await asyncio.to_thread(leftovers.sweep, folders, record)
+        await asyncio.to_thread(launch.end_supervisor, leftovers.supervisor_of(folders), name)
+        with contextlib.closing(leftovers.claim(name)):
+            await asyncio.to_thread(leftovers.sweep, folders)
 
     def host(self, name: str) -> LabHost:
         """The host of that name; `world` is the namespace outside all hosts.
@@ -173,11 +174,9 @@ class Lab:
 
     def leftovers(self) -> list[str]:
         """What of this lab is on the machine, in words; empty once it is down."""
-        return leftovers.find(self.folders, self.record)
+        return leftovers.find(self.folders)
 
     def _take_in(self, answer: dict[str, Any]) -> None:
-        spaces = {name: host["namespaces"] for name, host in answer["hosts"].items()}
-        self.record = LabRecord(self.record.supervisor, spaces)
         order = list(self.spec.hosts)
         for name, host in answer["hosts"].items():
             index = order.index(name) if name in order else None

@@ -6,13 +6,11 @@ the lab believes.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvmove.errors import Busy
@@ -20,59 +18,41 @@ from kvmove.lab import processes
 from kvmove.lab.commands import LabFailed, run
 from kvmove.lab.folders import RUN, VAR, LabFolders
 
+MARK = "KVMOVE_LAB"
+"""The environment variable that names the lab of a host's init and of all that it starts."""
+
 SWEEP_WITHIN = 15.0
 
 
-@dataclass(frozen=True)
-class LabRecord:
-    """What a supervisor wrote down so that others can find its lab: itself and every host's namespaces."""
-
-    supervisor: int = 0
-    namespaces: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    @property
-    def process_spaces(self) -> frozenset[str]:
-        return frozenset(spaces["pid"] for spaces in self.namespaces.values() if "pid" in spaces)
-
-
-def read_record(folders: LabFolders) -> LabRecord:
-    """The lab's record; empty when there is none or it is torn."""
+def supervisor_of(folders: LabFolders) -> int:
+    """The process that held the lab last; 0 when there is no record of one."""
     try:
-        raw = json.loads(folders.record.read_text())
-        return LabRecord(raw["supervisor"], raw["namespaces"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return LabRecord()
+        return int(folders.record.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
 
 
-def write_record(folders: LabFolders, record: LabRecord) -> None:
-    """Write it in one piece: a reader sees the old record or the new one."""
-    new = folders.record.with_suffix(".new")
-    new.write_text(json.dumps({"supervisor": record.supervisor, "namespaces": record.namespaces}))
-    new.replace(folders.record)
-
-
-def find(folders: LabFolders, record: LabRecord) -> list[str]:
+def find(folders: LabFolders) -> list[str]:
     """Everything of the lab that is still there, in words; empty when nothing is."""
-    found = [f"process {pid}: {' '.join(processes.argv(pid))}" for pid in _processes(folders, record)]
-    found += [f"namespace {identity}" for identity in _living_namespaces(record)]
+    found = [f"process {pid}: {' '.join(processes.argv(pid))}" for pid in _processes(folders.name)]
     found += [f"mount at {path}" for path in _mounts(folders)]
     found += [f"loop device {device}" for device in _loops(folders)]
     return found + [f"folder {folder}" for folder in (folders.var, folders.run) if folder.exists()]
 
 
-def sweep(folders: LabFolders, record: LabRecord) -> None:
+def sweep(folders: LabFolders) -> None:
     """End and remove everything of the lab, and wait until it is gone.
 
     :raise LabFailed: something would not go; it is named.
     """
     deadline = time.monotonic() + SWEEP_WITHIN
     while time.monotonic() < deadline:
-        for pid in _processes(folders, record):
+        for pid in _processes(folders.name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for point in _mounts(folders):
             run(["umount", "--lazy", point])
-        if not _processes(folders, record) and not _loops(folders):
+        if not (_processes(folders.name) or _loops(folders)):
             break
         time.sleep(0.02)
     for path in (folders.var, folders.run):
@@ -80,7 +60,7 @@ def sweep(folders: LabFolders, record: LabRecord) -> None:
     for parent in (VAR, RUN):
         with contextlib.suppress(OSError):
             parent.rmdir()
-    left = find(folders, record)
+    left = find(folders)
     if left:
         raise LabFailed(f"the lab {folders.name} left behind: {'; '.join(left)}", hint="end these by hand")
 
@@ -108,35 +88,18 @@ def sweep_stale(pattern: str) -> None:
     """
     for name in sorted({path.name for parent in (VAR, RUN) for path in parent.glob(pattern)}):
         with contextlib.suppress(Busy), contextlib.closing(claim(name)):
-            folders = LabFolders(name)
-            sweep(folders, read_record(folders))
+            sweep(LabFolders(name))
 
 
-def _processes(folders: LabFolders, record: LabRecord) -> list[int]:
-    """The processes inside the lab's namespaces, and those outside that hold them (`unshare`, but not ourselves)."""
-    config_folder = f"{folders.run}/"
-    own = {os.getpid(), os.getppid()}
-    found = []
-    for pid in processes.all_pids():
-        if pid in own or not processes.alive(pid):
-            continue
-        inside = processes.namespace(pid, "pid") in record.process_spaces
-        words = processes.argv(pid)
-        holds = "kvmove.lab.host_init" in words and any(word.startswith(config_folder) for word in words)
-        if inside or holds:
-            found.append(pid)
-    return found
+def _processes(lab: str) -> list[int]:
+    """The hosts of the lab, known by their environment, and whatever runs in their process namespaces.
 
-
-def _living_namespaces(record: LabRecord) -> list[str]:
-    wanted = {identity for spaces in record.namespaces.values() for identity in spaces.values()}
-    seen = set()
-    for pid in processes.all_pids():
-        for kind in ("net", "mnt", "pid", "uts"):
-            identity = processes.namespace(pid, kind)
-            if identity in wanted and processes.alive(pid):
-                seen.add(identity)
-    return sorted(seen)
+    Namespaces are not known by their numbers: the kernel gives those of a dead lab to the next one.
+    """
+    marked = [pid for pid in processes.all_pids() if processes.has_environment(pid, MARK, lab) and processes.alive(pid)]
+    spaces = {processes.namespace(pid, "pid") for pid in marked} - {processes.namespace(os.getpid(), "pid"), None}
+    inside = [pid for pid in processes.all_pids() if processes.namespace(pid, "pid") in spaces and processes.alive(pid)]
+    return sorted({*marked, *inside} - {os.getpid()})
 
 
 def _mounts(folders: LabFolders) -> list[str]:

@@ -34,6 +34,14 @@ def argv(pid: int) -> list[str]:
     return [part.decode(errors="replace") for part in raw.rstrip(b"\0").split(b"\0")] if raw else []
 
 
+def has_environment(pid: int, name: str, value: str) -> bool:
+    """Whether `pid` was started with the environment variable `name` set to `value`."""
+    try:
+        return f"{name}={value}".encode() in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+
+
 def alive(pid: int) -> bool:
     """Whether `pid` runs: it exists and is no zombie."""
     try:

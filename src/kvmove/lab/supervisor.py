@@ -23,7 +23,7 @@ from kvmove.lab import control, network, preparation, processes
 from kvmove.lab.commands import LabFailed
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.host import HostProcess
-from kvmove.lab.leftovers import LabRecord, claim, read_record, sweep, write_record
+from kvmove.lab.leftovers import claim, sweep
 from kvmove.lab.spec import LabSpec
 
 
@@ -51,12 +51,12 @@ class Supervisor:
 
         :raise KvmoveError: it could not be built; call `stop` to remove what was.
         """
-        await asyncio.to_thread(sweep, self.folders, read_record(self.folders))
+        await asyncio.to_thread(sweep, self.folders)
         await asyncio.to_thread(preparation.prepare, self.spec, self.folders)
+        await asyncio.to_thread(self.folders.record.write_text, str(os.getpid()))
         async with asyncio.TaskGroup() as starting:
             for host in self.hosts.values():
                 starting.create_task(host.start())
-        self._write_record()
         await asyncio.to_thread(network.build_world, self.hosts[WORLD].init, len(self.spec.nics))
         for index, name in enumerate(self.spec.hosts):
             await self._furnish(index, name)
@@ -76,7 +76,7 @@ class Supervisor:
             for host in hosts:
                 ending.create_task(host.stop())
         await self.hosts[WORLD].stop()
-        await asyncio.to_thread(sweep, self.folders, self._record())
+        await asyncio.to_thread(sweep, self.folders)
 
     async def handle(self, question: dict[str, Any]) -> control.Answer:
         """Answer one question of the control socket: `status`, `stop`, `hold`, `release`, `power-off`, `power-on`."""
@@ -107,7 +107,6 @@ class Supervisor:
         if host.running:
             return
         await host.start()
-        self._write_record()
         await self._furnish(self.spec.hosts.index(host.name), host.name)
         host.begin()
 
@@ -124,18 +123,12 @@ class Supervisor:
 
     def _host(self, name: str) -> HostProcess:
         log = self.folders.host(name) / "init.log"
-        return HostProcess(name, preparation.host_config(self.folders, name), log)
-
-    def _record(self) -> LabRecord:
-        return LabRecord(os.getpid(), {name: host.namespaces for name, host in self.hosts.items()})
-
-    def _write_record(self) -> None:
-        write_record(self.folders, self._record())
+        return HostProcess(self.spec.name, name, preparation.host_config(self.folders, name), log)
 
 
 def _describe(host: HostProcess) -> dict[str, Any]:
     services = {name: vars(state) for name, state in host.services.items()}
-    return {"running": host.running, "init": host.init, "namespaces": host.namespaces, "services": services}
+    return {"running": host.running, "init": host.init, "services": services}
 
 
 async def supervise(spec: LabSpec) -> None:
