@@ -21,7 +21,7 @@ class FakeManager:
     """`answers` maps `METHOD /path` to what is said; `asked` holds what came, with the body decoded.
 
     `streams` maps a task's id to one list of tasks for each time that its events are asked for; a stream that does not
-    end with an ended task breaks off there, but for the last one, which stays open.
+    end with an ended task breaks off there, but for the last one, which stays open and takes what `push` gives it.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -31,6 +31,11 @@ class FakeManager:
         self.streams: dict[str, list[list[Task]]] = {}
         self.on_ask: Callable[[str], None] = lambda _key: None
         self._end = asyncio.Event()
+        self._pushed: asyncio.Queue[Task | None] = asyncio.Queue()
+
+    def push(self, task: Task) -> None:
+        """One more state for the stream that is open. To be called by `on_ask`."""
+        self._pushed.put_nowait(task)
 
     @property
     def server(self) -> str:
@@ -57,11 +62,11 @@ class FakeManager:
         tasks = streams.pop(0) if len(streams) > 1 else streams[0]
         with suppress(ConnectionResetError):
             for task in tasks:
-                data = task.model_dump_json()
-                await response.write(f"event: task\nid: {task.revision}\ndata: {data}\n\n".encode())
+                await _send(response, task)
                 await asyncio.sleep(0.01)
-        if not tasks[-1].ended_state and streams[0] is tasks:
-            await self._end.wait()
+            if not tasks[-1].ended_state and streams[0] is tasks:
+                while (pushed := await self._pushed.get()) is not None:
+                    await _send(response, pushed)
         return response
 
     def serve(self, ready: threading.Event, ends: list[Callable[[], None]]) -> None:
@@ -81,6 +86,7 @@ class FakeManager:
         await web.UnixSite(runner, str(self.socket)).start()
         ready.set()
         await self._end.wait()
+        self._pushed.put_nowait(None)
         await runner.cleanup()
 
 
@@ -96,6 +102,11 @@ def running_manager(folder: Path) -> Iterator[FakeManager]:
     finally:
         ends[0]()
         thread.join()
+
+
+async def _send(response: web.StreamResponse, task: Task) -> None:
+    data = f"event: task\nid: {task.revision}\ndata: {task.model_dump_json()}\n\n"
+    await response.write(data.encode())
 
 
 def _plain(answer: BaseModel | Sequence[BaseModel]) -> Any:

@@ -10,6 +10,7 @@ from kvmove.cli.plan import render_check
 from kvmove.cli.session import ask
 from kvmove.client.manager import ManagerClient
 from kvmove.model.move import MoveRequest
+from kvmove.model.toml_file import fit
 
 
 @click.command(cls=Command)
@@ -50,10 +51,11 @@ def move(
     """
     if no_tls and not yes:
         raise click.UsageError("--no-tls sends memory and disks so that the network can read them; add --yes")
-    request = MoveRequest(
-        vm=vm, host=host, datastore=datastore, encrypt=not no_tls, verify=verify, nics=nics,
-        max_downtime_ms=max_downtime,
-    )  # fmt: skip
+    wanted = {
+        "vm": vm, "host": host, "datastore": datastore, "encrypt": not no_tls, "verify": verify, "nics": nics,
+        "max_downtime_ms": max_downtime,
+    }  # fmt: skip
+    request = fit(wanted, MoveRequest, "the move")
     printer = Printer(options)
     if dry_run:
         checked = ask(options, lambda manager: manager.check_move(request))
@@ -64,7 +66,7 @@ def move(
 
 async def _move(manager: ManagerClient, request: MoveRequest, printer: Printer, *, wait: bool) -> int:
     if printer.options.output is Form.TABLE and not printer.options.quiet:
-        printer.err.print(render_check(await manager.check_move(request)))
+        printer.aside(render_check(await manager.check_move(request)))
     task = await manager.start_move(request)
     if not wait:
         printer.item(task, task.id, lambda: f"Started. Watch it: kvmove task watch {task.id}")

@@ -68,14 +68,12 @@ class Printer:
                 self.show(details())
 
     def show(self, content: RenderableType) -> None:
-        """Data for people. In a pipe without the blanks that fill a terminal's lines."""
-        if self.out.is_terminal:
-            self.out.print(content)
-            return
-        with self.out.capture() as lines:
-            self.out.print(content)
-        for line in lines.get().splitlines():
-            self.line(line.rstrip())
+        """Data for people, on stdout."""
+        _print(self.out, content)
+
+    def aside(self, content: RenderableType) -> None:
+        """What is for people and no data, on stderr."""
+        _print(self.err, content)
 
     def json(self, data: Any) -> None:
         self.line(json.dumps(data, indent=2, ensure_ascii=False))
@@ -120,6 +118,17 @@ def facts(pairs: Mapping[str, str | Text]) -> Table:
         if value:
             made.add_row(f"{name}:", value)
     return made
+
+
+def _print(console: Console, content: RenderableType) -> None:
+    """In a pipe without the blanks that fill a terminal's lines."""
+    if console.is_terminal:
+        console.print(content)
+        return
+    with console.capture() as lines:
+        console.print(content)
+    console.file.writelines(f"{line.rstrip()}\n" for line in lines.get().splitlines())
+    console.file.flush()
 
 
 def _console(options: Options, *, stderr: bool) -> Console:

@@ -68,19 +68,20 @@ class _Waiting:
 
     async def _follow(self) -> Task:
         silent = False
-        while True:
+        while not self._task.ended_state:
             try:
                 async with aclosing(self._tasks.watch_task(self._task.id, self._task.revision)) as states:
                     async for task in states:
                         self._task, silent = task, False
                         self._display.show(task)
+                        if task.ended_state:
+                            return task
             except Unreachable as error:
                 if not silent:
                     self._printer.note(f"The manager does not answer; trying again. ({error.detail})")
                 silent = True
-            if self._task.ended_state:
-                return self._task
             await asyncio.sleep(_RETRY_SECONDS)
+        return self._task
 
     async def _listen(self, following: asyncio.Task[Task]) -> None:
         """Wait for the next thing to happen: the end, a Ctrl-C, or the time for a second one is over."""
