@@ -121,3 +121,15 @@ def test_two_processes_one_after_the_other_are_not(log: RecorderLog) -> None:
 def test_a_process_without_vcpus_is_refused() -> None:
     with _burner() as process, pytest.raises(CheckFailed, match="no vCPU threads"):
         vcpu_threads(process)
+
+
+def test_the_end_of_a_process_with_much_memory_is_no_activity() -> None:
+    code = "import os\nmemory = bytearray(512 << 20)\nprint(flush=True)\nos.read(0, 1)\nos._exit(0)"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.05)
+        with CpuSampler(interval=0.001) as sampler:
+            sampler.add("source", process.pid, [process.pid])
+            process.communicate(b"x")
+    assert activities(sampler.samples["source"]) == []

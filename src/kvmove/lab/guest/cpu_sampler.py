@@ -1,7 +1,8 @@
-"""Samples how much CPU time the vCPU threads of some processes have used (/proc/PID/task/TID/schedstat, in
-nanoseconds).
+"""Samples how much CPU time the vCPU threads of some processes have used (/proc/PID/task/TID/schedstat, nanoseconds).
 
-It only measures; `dual_run` judges. A process that ends simply gives no more samples.
+It only measures; `dual_run` judges. A process that ends simply gives no more samples, and gives none from the moment
+it begins to end: the kernel books the release of the guest's whole memory, milliseconds of it, to whichever thread
+leaves last.
 """
 
 import os
@@ -16,6 +17,9 @@ from kvmove.errors import CheckFailed
 from kvmove.lab.guest.recorder_log import now_ns
 
 _VCPU = re.compile(r"(CPU \d+|ALL CPUs)/(KVM|TCG)")  # QEMU's thread names, with -name debug-threads=on
+
+
+_EXITING = 0x4  # PF_EXITING in the flags of /proc/PID/task/TID/stat, Linux include/linux/sched.h
 
 
 class CpuSample(NamedTuple):
@@ -48,7 +52,7 @@ class CpuSampler:
     def __init__(self, processes: Mapping[str, int] | None = None, interval: float = 0.005) -> None:
         self.samples: dict[str, list[CpuSample]] = {}
         self._interval = interval
-        self._files: dict[str, list[int]] = {}
+        self._files: dict[str, list[_ThreadFiles]] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cpu-sampler", daemon=True)
@@ -60,10 +64,10 @@ class CpuSampler:
 
         :raise CheckFailed: no such threads.
         """
-        files = [_open_statistics(pid, thread) for thread in threads or vcpu_threads(pid)]
+        files = [_ThreadFiles(pid, thread) for thread in threads or vcpu_threads(pid)]
         with self._lock:
             for old in self._files.pop(name, []):
-                os.close(old)
+                old.close()
             self._files[name] = files
             self.samples.setdefault(name, [])
 
@@ -76,7 +80,7 @@ class CpuSampler:
         self._thread.join()
         for files in self._files.values():
             for file in files:
-                os.close(file)
+                file.close()
         self._files.clear()
 
     def _run(self) -> None:
@@ -84,12 +88,35 @@ class CpuSampler:
             with self._lock:
                 for name, files in self._files.items():
                     with suppress(ProcessLookupError):
-                        cpu_ns = sum(int(os.pread(file, 64, 0).split()[0]) for file in files)
-                        self.samples[name].append(CpuSample(now_ns(), cpu_ns))
+                        sample = CpuSample(now_ns(), sum(file.cpu_ns() for file in files))
+                        if not any(file.exiting() for file in files):
+                            self.samples[name].append(sample)
 
 
-def _open_statistics(pid: int, thread: int) -> int:
-    try:
-        return os.open(f"/proc/{pid}/task/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise CheckFailed(f"thread {thread} of process {pid} cannot be watched: {error.strerror}") from error
+class _ThreadFiles:
+    """What the kernel tells of one thread, kept open.
+
+    :raise CheckFailed: there is no such thread.
+    """
+
+    def __init__(self, pid: int, thread: int) -> None:
+        folder = Path(f"/proc/{pid}/task/{thread}")
+        self._files: list[int] = []
+        try:
+            for name in ("schedstat", "stat"):
+                self._files.append(os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            self.close()
+            raise CheckFailed(f"thread {thread} of process {pid} cannot be watched: {error.strerror}") from error
+
+    def cpu_ns(self) -> int:
+        return int(os.pread(self._files[0], 64, 0).split()[0])
+
+    def exiting(self) -> bool:
+        """Whether the thread has begun to end; ask after `cpu_ns`, so that what was read is from before."""
+        after_name = os.pread(self._files[1], 512, 0).rpartition(b")")[2].split()
+        return bool(int(after_name[6]) & _EXITING)
+
+    def close(self) -> None:
+        for file in self._files:
+            os.close(file)
