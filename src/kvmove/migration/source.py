@@ -97,8 +97,14 @@ class SourceMove:
             self.board.failing(error)
             await self._see_that_it_runs(error)
             self.board.ended(Phase.LOST if isinstance(error, VmLost) else Phase.ABORTED)
+        except asyncio.CancelledError:
+            if not self._yielded:  # undone; after YIELDED the next start of the agent takes the move up
+                self.board.failing(MoveFailed("The agent of the source was stopped while the VM moved."))
+                self.board.ended(Phase.ABORTED)
+            raise
         finally:
-            self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
+            if self.board.status().outcome is not None:
+                self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
             await self._destination.close()
 
     async def _move(self) -> MigrationInfo:
@@ -160,10 +166,10 @@ class SourceMove:
         )  # fmt: skip
         timing = Timing()
         info = await self._watched(send_rest(parts, timing))
+        undo.pop_all()  # from here nothing is undone: the destination may let the guest run
         self._yielded = True
         self.board.yielded()
         record = await hand_over(parts, timing, self.board.in_doubt)
-        undo.pop_all()  # decided: from here nothing is undone
         self.board.decided(by_destination=record.owner != self._host.name, parts=timing.parts)
         return record, info
 
