@@ -162,10 +162,11 @@ class SourceMove:
         self.board.enter(Phase.SWITCHING_OVER)
         parts = SwitchoverParts(
             self.plan, self._host, self._destination, self._instance, migration, self._disks, self._mirrors,
-            self._journal, self._record,
+            self._record,
         )  # fmt: skip
         timing = Timing()
         info = await self._watched(send_rest(parts, timing))
+        self._journal.write(Step.YIELDED, {"epoch": self._record.epoch})
         undo.pop_all()  # from here nothing is undone: the destination may let the guest run
         self._yielded = True
         self.board.yielded()

@@ -25,7 +25,6 @@ from kvmove.client.agent import AgentClient
 from kvmove.errors import Busy, KvmoveError, MoveFailed, Unreachable
 from kvmove.failpoints import reach
 from kvmove.migration.host_parts import HostParts
-from kvmove.migration.journal import MoveJournal, Step
 from kvmove.model.move import MovePlan
 from kvmove.model.ownership import Ownership
 from kvmove.mover.disk_move import DiskMove
@@ -80,7 +79,6 @@ class SwitchoverParts:
     migration: Migration
     disks: DiskMove
     mirrors: list[MirrorJob]
-    journal: MoveJournal
     record: Ownership
 
 
@@ -125,11 +123,10 @@ async def _require_registry(parts: SwitchoverParts) -> None:
 
 
 async def hand_over(parts: SwitchoverParts, timing: Timing, in_doubt: Callable[[str], None]) -> Ownership:
-    """Yield, and find out who owns the VM. `in_doubt` is told when that takes longer, and why.
+    """Find out who owns the VM; YIELDED is written. `in_doubt` is told when that takes longer, and why.
 
-    Does not raise once YIELDED is written.
+    Does not raise, but for a cancelled task: then the next start of the agent finds out.
     """
-    parts.journal.write(Step.YIELDED, {"epoch": parts.record.epoch})
     await reach("source-yielded")
     record = await decide(parts.plan, parts.host, parts.destination, parts.record, in_doubt)
     timing.mark("hand-over")
