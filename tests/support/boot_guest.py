@@ -43,9 +43,11 @@ _POWER_OFF = bytes.fromhex("ba0406b80020eff4")
 
 
 def write_boot_disk(path: Path, size: int = DISK_SIZE, *, powers_off: bool = False) -> Path:
-    """Make a disk that boots this guest, or one that powers off at once."""
-    with path.open("wb") as disk:
+    """Make a disk that boots this guest, or one that powers off at once; one that is there gets another."""
+    path.touch()
+    with path.open("r+b") as disk:
         disk.write((_POWER_OFF if powers_off else _CODE).ljust(SECTOR - 2, b"\0") + b"\x55\xaa")
+        os.fsync(disk.fileno())  # QEMU reads past the page cache
     os.truncate(path, size)
     return path
 

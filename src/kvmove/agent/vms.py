@@ -168,6 +168,7 @@ class VmManager:
         async with found.lock:
             found.require_no_move()
             await self._require_ownership(found)
+            await self._end_if_powered_off(found)
             if found.instance is not None:
                 await run_control.cont(found.instance.monitor)
                 return await self._status(found)
@@ -360,11 +361,13 @@ class VmManager:
     async def _clear_if_powered_off(self, vm: _Vm) -> None:
         """A guest that has powered off leaves its QEMU behind; clear it away, unless a move has it."""
         async with vm.lock:
-            if vm.instance is None or vm.move_id is not None:
-                return
-            with contextlib.suppress(Unreachable):  # it ended, or hangs: `_watch` and the operator see to it
-                if await run_control.run_state(vm.instance.monitor) == run_control.SHUTDOWN:
-                    await self._off(vm)
+            if vm.move_id is None:
+                with contextlib.suppress(Unreachable):  # it ended, or hangs: `_watch` and the operator see to it
+                    await self._end_if_powered_off(vm)
+
+    async def _end_if_powered_off(self, vm: _Vm) -> None:
+        if vm.instance is not None and await run_control.run_state(vm.instance.monitor) == run_control.SHUTDOWN:
+            await self._off(vm)
 
     async def _off(self, vm: _Vm) -> VmStatus:
         """The VM is to be off. The caller holds the lock."""
