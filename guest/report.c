@@ -33,6 +33,8 @@ static uint64_t pending_base_ns, last_seal_ns, last_done_ns;
 static uint64_t sealed;                /* number of the newest report */
 static _Atomic uint64_t received;      /* the recorder has all up to this */
 static uint64_t progress_ns, resent_ns;
+static uint64_t burst_end;    /* newest report of the last burst that was sent again */
+static uint64_t recover_upto; /* newest report when the last silence was noticed; up to here bursts follow upon receipts */
 static uint32_t reports_lost;
 
 void report_start(void)
@@ -193,7 +195,8 @@ static void resend(uint64_t at_ns)
     uint64_t first = received + 1;
     if (sealed >= RING && first + RING <= sealed)
         first = sealed - RING + 1;
-    for (uint64_t number = first; number <= sealed && number < first + BURST; number++)
+    burst_end = first + BURST - 1 < sealed ? first + BURST - 1 : sealed;
+    for (uint64_t number = first; number <= burst_end; number++)
         report_send(ring[number % RING].data, ring[number % RING].length);
     resent_ns = at_ns;
 }
@@ -207,7 +210,10 @@ void report_tick(uint64_t at_ns)
     take_receipts(at_ns);
     if (at_ns - last_seal_ns >= SEAL_NS)
         seal(at_ns);
-    if (received < sealed && at_ns - progress_ns > RESEND_NS && at_ns - resent_ns > RESEND_NS)
+    int silence = received < sealed && at_ns - progress_ns > RESEND_NS && at_ns - resent_ns > RESEND_NS;
+    if (silence)
+        recover_upto = sealed;
+    if (silence || (received >= burst_end && received < recover_upto))
         resend(at_ns);
     pthread_mutex_unlock(&lock);
 }
