@@ -62,3 +62,7 @@ class LabFolders:
 
     def host_run(self, name: str) -> Path:
         return self.run / name
+
+    def failpoints(self, name: str) -> Path:
+        """Where a test says what happens at the failpoints of host `name`'s agent; see `kvmove.failpoints`."""
+        return self.host_run(name) / "failpoints"

@@ -72,6 +72,19 @@ class LabHost:
         os.kill(pid, number)
         return pid
 
+    def arm(self, point: str, action: str) -> None:
+        """At that failpoint the host's agent shall `hold`, `kill` itself or `fail`; each time, until `disarm`."""
+        (self._folders.failpoints(self.name) / point).write_text(action)
+
+    def disarm(self, point: str) -> None:
+        """The agent goes on at that failpoint."""
+        for name in (point, f"{point}.reached"):
+            (self._folders.failpoints(self.name) / name).unlink(missing_ok=True)
+
+    def is_held(self, point: str) -> bool:
+        """Whether the agent holds at that failpoint, or died there."""
+        return (self._folders.failpoints(self.name) / f"{point}.reached").exists()
+
     async def exec(self, argv: list[str], timeout: float = 60.0) -> str:
         """Run a command inside the host and return what it printed.
 

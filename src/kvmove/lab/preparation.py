@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from kvmove import failpoints
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy
 from kvmove.lab import addresses
@@ -39,7 +40,9 @@ def prepare(spec: LabSpec, folders: LabFolders) -> None:
     for index, host in enumerate(spec.hosts):
         mounts = [_prepare_datastore(spec, folders, host)]
         services = [] if spec.bare else [_agent(spec, folders, host, index)]
-        _write_host(folders, host, HostConfig(host, mounts=mounts, services=services))
+        folders.failpoints(host).mkdir(mode=0o700)
+        environment = {failpoints.VARIABLE: str(folders.failpoints(host))}
+        _write_host(folders, host, HostConfig(host, mounts=mounts, services=services, environment=environment))
 
 
 def host_config(folders: LabFolders, name: str) -> Path:
