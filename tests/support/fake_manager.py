@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from kvmove.errors import KvmoveError, NotFound
+from kvmove.errors import KvmoveError, NotFound, Unreachable
 from kvmove.model.task import Task
 
 Answer = BaseModel | Sequence[BaseModel] | KvmoveError | None
@@ -21,7 +21,8 @@ class FakeManager:
     """`answers` maps `METHOD /path` to what is said; `asked` holds what came, with the body decoded.
 
     `streams` maps a task's id to one list of tasks for each time that its events are asked for; a stream that does not
-    end with an ended task breaks off there, but for the last one, which stays open and takes what `push` gives it.
+    end with an ended task breaks off there, but for the last one, which stays open and takes what `push` gives it. An
+    empty list is a manager that is away.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -50,16 +51,18 @@ class FakeManager:
             return await self._stream(request, key.split("/")[-2])
         answer = self.answers.get(key, NotFound(f"nothing is prepared for {key}"))
         if isinstance(answer, KvmoveError):
-            return web.json_response(answer.problem(), status=answer.status, content_type="application/problem+json")
+            return _problem(answer)
         if answer is None:
             return web.Response(status=204)
         return web.json_response(_plain(answer))
 
     async def _stream(self, request: web.Request, task_id: str) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
         streams = self.streams[task_id]
         tasks = streams.pop(0) if len(streams) > 1 else streams[0]
+        if not tasks:
+            return _problem(Unreachable("away"))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
         with suppress(ConnectionResetError):
             for task in tasks:
                 await _send(response, task)
@@ -102,6 +105,10 @@ def running_manager(folder: Path) -> Iterator[FakeManager]:
     finally:
         ends[0]()
         thread.join()
+
+
+def _problem(error: KvmoveError) -> web.Response:
+    return web.json_response(error.problem(), status=error.status, content_type="application/problem+json")
 
 
 async def _send(response: web.StreamResponse, task: Task) -> None:

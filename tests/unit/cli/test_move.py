@@ -194,8 +194,10 @@ def test_a_manager_that_goes_away_meanwhile_is_asked_again(
     manager: FakeManager, kvmove: Kvmove, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvmove.cli.waiting._RETRY_SECONDS", 0.01)
-    manager.streams[TASK.id] = [STEPS[:2], STEPS[2:3], [DONE]]
-    assert kvmove("move", "web1", "h2").code == 0
+    manager.streams[TASK.id] = [STEPS[:2], [], [], STEPS[2:3], [DONE]]
+    result = kvmove("move", "web1", "h2")
+    assert result.code == 0
+    assert result.err.count("The manager does not answer; trying again.") == 1
 
 
 def test_watching_shows_a_move_to_its_end_with_its_exit_code(manager: FakeManager, kvmove: Kvmove) -> None:

@@ -17,7 +17,6 @@ from kvmove.manager.daemon import serve
 from kvmove.manager.listeners import hold, tcp_door, unix_door
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_store import TaskStore
-from kvmove.model.move import HostRef
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.identity import Identity, Role
 from tests.support import samples
@@ -30,12 +29,14 @@ def configuration(folder: Path) -> ManagerConfig:
     issue(folder / "authority", Identity(Role.MANAGER, "manager"), folder / "pki")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    return ManagerConfig(
-        listen=f"127.0.0.1:{port}",
-        socket=folder / "run" / "manager.sock",
-        state=folder / "state",
-        pki=folder / "pki",
-        host=(HostRef(name="h1", control="127.0.0.1:1"),),
+    return ManagerConfig.model_validate(
+        {
+            "listen": f"127.0.0.1:{port}",
+            "socket": folder / "run" / "manager.sock",
+            "state": folder / "state",
+            "pki": folder / "pki",
+            "host": [{"name": "h1", "control": "127.0.0.1:1"}],
+        }
     )
 
 

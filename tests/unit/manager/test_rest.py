@@ -116,6 +116,7 @@ async def test_a_move_is_checked_started_watched_and_seen_to_its_end(served: Ser
         assert [task.id for task in await client.tasks()] == [task.id]
         assert await client.task(task.id[:4]) == states[-1]
         assert await _collect(client.watch_task(task.id, states[-2].revision)) == [states[-1]]
+        assert await _collect(client.watch_task(task.id, states[-1].revision)) == []
         with pytest.raises(Busy, match="has ended already"):
             await client.cancel_task(task.id)
 

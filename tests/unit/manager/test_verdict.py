@@ -100,6 +100,14 @@ def test_a_committed_move_waits_a_while_for_the_report_of_a_silent_source() -> N
     assert (verdict.state, verdict.vm_state) == (TaskState.SUCCEEDED, "running on h2")
 
 
+@pytest.mark.parametrize("epoch", [1, 3, 4])
+def test_the_destination_under_another_epoch_proves_nothing_of_this_move(epoch: int) -> None:
+    seen = evidence(samples.owned("h2", epoch), source_answers=True, arrived=samples.vm("h2", epoch=epoch))
+    verdict = judge(PLAN, seen)
+    assert verdict is not None
+    assert verdict.state is TaskState.ATTENTION
+
+
 def test_an_undone_move_has_failed_though_its_host_is_silent() -> None:
     verdict = judge(PLAN, evidence(samples.owned("h1", 2)))
     assert verdict is not None
