@@ -3,10 +3,11 @@
 Invariant: a step is on stable storage before what it announces is done (write, fdatasync, and the folder at first), so
 an agent that starts again knows at least as much as anyone who acted on its word.
 
-    source       BEGAN  (YIELDED)  ENDED         destination   PREPARED  (CONT_INTENT)  ENDED
+    source       BEGAN  REACHED…  (YIELDED)  ENDED         destination   PREPARED  (CONT_INTENT)  ENDED
 
 YIELDED: the destination may have been told to take over; from here the registry alone decides. CONT_INTENT: the guest
 may have run at the destination; from here nothing is given back. ENDED holds how the move ended, for whoever asks.
+REACHED names the phase, only to be told; it alone is not made durable.
 
 A torn last line (power loss in the middle of a write) is dropped: what it announced was not done. Secrets are never
 written here. Deliberately not here: what to do about an unfinished move (recovery).
@@ -15,6 +16,7 @@ written here. Deliberately not here: what to do about an unfinished move (recove
 from __future__ import annotations
 
 import json
+import logging
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -23,12 +25,15 @@ from typing import Any
 from kvmove.errors import InvalidInput
 from kvmove.model.move import MovePlan
 
+log = logging.getLogger(__name__)
+
 KEEP_ENDED = 100
 """Ended moves that a host remembers."""
 
 
 class Step(StrEnum):
     BEGAN = "began"
+    REACHED = "reached"
     YIELDED = "yielded"
     PREPARED = "prepared"
     CONT_INTENT = "cont-intent"
@@ -57,12 +62,23 @@ class MoveJournal:
 
         :raise OSError: it is not; then nothing that it announces may be done.
         """
+        self._append(step, facts, durable=True)
+
+    def note(self, step: Step, facts: dict[str, Any]) -> None:
+        """Remember a step that nothing depends on: it outlives the agent, and not the host. Never raises."""
+        try:
+            self._append(step, facts, durable=False)
+        except OSError as error:
+            log.warning("the journal %s could not be written: %s", self.path, error)
+
+    def _append(self, step: Step, facts: dict[str, Any], *, durable: bool) -> None:
         is_new = not self.path.exists()
         line = json.dumps({"step": step, "facts": facts}, separators=(",", ":")).encode() + b"\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             os.write(descriptor, b"\n" + line)  # a torn line before this one stays alone
-            os.fdatasync(descriptor)
+            if durable:
+                os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
         if is_new:
@@ -105,11 +121,13 @@ class Journal:
         """Moves that this host has begun or prepared and not seen to their end."""
         return [move for move in self.all() if move.steps and not move.has(Step.ENDED)]
 
-    def forget_old(self) -> None:
-        """Keep the last KEEP_ENDED ended moves."""
+    def forget_old(self) -> list[str]:
+        """Keep the last KEEP_ENDED ended moves; the ids of those that are forgotten."""
         ended = [move for move in self.all() if move.has(Step.ENDED)]
-        for move in ended[:-KEEP_ENDED]:
+        old = ended[:-KEEP_ENDED]
+        for move in old:
             move.path.unlink(missing_ok=True)
+        return [move.path.stem for move in old]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -84,7 +84,8 @@ class MoveBoard:
         )
 
     def yielded(self) -> None:
-        """The source gives its word."""
+        """The source gives its word; the disks' threads have nothing more to tell."""
+        self.stop_watching()
         self.course = phases.hand_over(self.course, HandOver.YIELDED)
 
     def in_doubt(self, reason: str) -> None:

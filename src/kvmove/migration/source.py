@@ -170,6 +170,7 @@ class SourceMove:
         undo.pop_all()  # from here nothing is undone: the destination may let the guest run
         self._yielded = True
         self.board.yielded()
+        self._disks.end()
         record = await hand_over(parts, timing, self.board.in_doubt)
         self.board.decided(by_destination=record.owner != self._host.name, parts=timing.parts)
         return record, info

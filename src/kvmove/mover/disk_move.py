@@ -249,6 +249,10 @@ class DiskMove:
         """From now on a mirror that ends is no failure."""
         self._mirrors_may_end = True
 
+    def end(self) -> None:
+        """Nothing more will be sent: the threads end by themselves. `stop` later waits for them."""
+        self.stopping.set()
+
     def stop(self) -> None:
         """End all: mirrors are cut (what QEMU still has in flight fails together, and its guest goes on), streams
         closed, threads joined."""
