@@ -5,10 +5,9 @@ from pathlib import Path
 import click
 
 from kvmove.cli.lazy import load
-from kvmove.cli.options import Command
 
 
-@click.command(cls=Command)
+@click.command
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -21,7 +21,7 @@ COMMANDS = {
     "move": Entry("kvmove.cli.move:move", "Move a running VM to another host, memory and disks together."),
     "vm": Entry("kvmove.cli.vm:vm", "VMs: list, show, define, start, stop, delete."),
     "host": Entry("kvmove.cli.host:host", "Hosts: list, show."),
-    "datastore": Entry("kvmove.cli.datastore:datastore", "Datastores: list."),
+    "datastore": Entry("kvmove.cli.datastore:datastore", "Datastores: list, create."),
     "task": Entry("kvmove.cli.task:task", "Tasks: list, show, watch, cancel."),
     "pki": Entry("kvmove.cli.pki:pki", "Certificates: make the authority, issue one for each party."),
     "lab": Entry("kvmove.cli.lab:lab", "Hosts on this one machine, to try things out."),

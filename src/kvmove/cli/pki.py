@@ -43,13 +43,19 @@ def init_authority(options: Options, folder: Path) -> None:
 
 
 @pki.command("issue")
+@click.argument("authority", type=_FOLDER)
 @click.argument("role", type=click.Choice([role.value for role in Role]))
-@click.argument("name")
-@click.option("--authority", required=True, type=_FOLDER, help="The authority's folder.")
+@click.argument("name", required=False)
 @click.option("--into", required=True, type=_FOLDER, help="Where ca.pem, cert.pem and key.pem go.")
 @pass_options
-def issue_certificate(options: Options, role: str, name: str, authority: Path, into: Path) -> None:
-    """Issue a certificate for NAME in ROLE: a host's agent, the manager, or an operator."""
-    issue(authority, Identity(Role(role), name), into)
-    made = Issued(role=Role(role), name=name, folder=into.resolve())
-    Printer(options).item(made, str(into), lambda: f"{role} {name} has its certificate in {made.folder}.")
+def issue_certificate(options: Options, authority: Path, role: str, name: str | None, into: Path) -> None:
+    """Issue a certificate, signed by the authority in the folder AUTHORITY.
+
+    For an agent, NAME is its host's; for an operator, the person's; the manager needs none.
+    """
+    if name is None and role != Role.MANAGER:
+        raise click.UsageError(f"whose certificate? kvmove pki issue {authority} {role} NAME --into {into}")
+    party = Identity(Role(role), name or str(Role.MANAGER))
+    issue(authority, party, into)
+    made = Issued(role=party.role, name=party.name, folder=into.resolve())
+    Printer(options).item(made, str(into), lambda: f"The certificate of {party} is in {made.folder}.")

@@ -2,18 +2,20 @@
 
 import sys
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import click
 from rich.console import Group as Stack
 from rich.console import RenderableType
 
-from kvmove.cli.options import Group, Options, pass_options
+from kvmove.cli.options import Form, Group, Options, pass_options
 from kvmove.cli.output import Printer, facts, table
 from kvmove.cli.rows import VMS, vm_state
 from kvmove.cli.session import ask
+from kvmove.client.manager import ManagerClient
+from kvmove.model.host import HostInfo
 from kvmove.model.toml_file import fit, parse_toml, read_text
-from kvmove.model.vm import VmDefinition, VmStatus
+from kvmove.model.vm import DiskDefinition, VmDefinition, VmStatus
 from kvmove.units import format_size
 
 
@@ -33,8 +35,9 @@ def list_vms(options: Options) -> None:
 @click.argument("name")
 @pass_options
 def show_vm(options: Options, name: str) -> None:
-    """Show one VM: where it is, its disks and network cards."""
-    _print(options, ask(options, lambda manager: manager.vm(name)))
+    """Show one VM: where it is, its disks (and their files) and network cards."""
+    found, host = ask(options, lambda manager: _with_host(manager, name, options))
+    Printer(options).item(found, found.definition.name, lambda: _details(found, host))
 
 
 @vm.command("define")
@@ -82,11 +85,23 @@ def delete_vm(options: Options, name: str, yes: bool) -> None:
     Printer(options).note(f"{name} is deleted.")
 
 
+async def _with_host(manager: ManagerClient, name: str, options: Options) -> tuple[VmStatus, HostInfo | None]:
+    """The VM, and for the table the host that it is on: that knows where its datastores are."""
+    found = await manager.vm(name)
+    return found, (await manager.host(found.host)).info if options.output is Form.TABLE else None
+
+
 def _print(options: Options, found: VmStatus) -> None:
-    Printer(options).item(found, found.definition.name, lambda: _details(found))
+    Printer(options).item(found, found.definition.name, lambda: _details(found, None))
 
 
-def _details(found: VmStatus) -> RenderableType:
+def disk_file(host: HostInfo | None, vm: UUID, disk: DiskDefinition) -> str:
+    """Where a disk's file is on its host (the layout of `disk.datastore`); empty when the host has not told."""
+    stores = {store.name: store.path for store in host.datastores} if host else {}
+    return f"{stores[disk.datastore]}/{vm}/{disk.name}.raw" if disk.datastore in stores else ""
+
+
+def _details(found: VmStatus, host: HostInfo | None) -> RenderableType:
     definition = found.definition
     head = facts(
         {
@@ -106,7 +121,13 @@ def _details(found: VmStatus) -> RenderableType:
     parts: list[RenderableType] = [head]
     if definition.disks:
         disks = [
-            {"disk": disk.name, "size": format_size(disk.size), "datastore": disk.datastore, "cache": disk.cache}
+            {
+                "disk": disk.name,
+                "size": format_size(disk.size),
+                "datastore": disk.datastore,
+                "cache": disk.cache,
+            }
+            | ({"file": disk_file(host, definition.uuid, disk)} if host else {})
             for disk in definition.disks
         ]
         parts += ["", table(disks)]

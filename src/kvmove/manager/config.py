@@ -13,31 +13,12 @@ control = "10.0.0.1:7441"
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from kvmove.model.address import Address
 from kvmove.model.move import HostRef
 from kvmove.model.strict import Strict
 from kvmove.model.toml_file import read_toml
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """`10.0.0.1:7440` or `[::1]:7440` as host and port.
-
-    :raise ValueError: it is not `host:port`.
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise ValueError(f"{address!r} is not an address; write for example 10.0.0.1:7440")
-    return host.strip("[]"), int(port)
-
-
-def _address(text: str) -> str:
-    split_address(text)
-    return text
-
-
-Address = Annotated[str, AfterValidator(_address)]
-"""`host:port`."""
 
 
 class ManagerConfig(Strict):

@@ -15,8 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from kvmove.errors import Busy
-from kvmove.manager.config import split_address
 from kvmove.manager.peer import IdentifyingProtocol
+from kvmove.model.address import split_address
 from kvmove.pki.contexts import server_context
 
 STOP_SECONDS = 5

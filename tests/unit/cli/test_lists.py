@@ -1,6 +1,7 @@
 """Listing and showing: the table, the JSON forms and the names of every kind of thing."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +62,7 @@ def test_an_empty_list_says_what_to_do_and_leaves_stdout_clean(
 @pytest.mark.parametrize("command", SHOWS)
 def test_one_thing_is_shown_in_every_form(command: str, manager: FakeManager, kvmove: Kvmove) -> None:
     key, thing, name = SHOWS[command]
+    manager.answers["GET /hosts/h1"] = H1
     manager.answers[key] = thing
     assert name in kvmove(*command.split()).out
     assert json.loads(kvmove(*command.split(), "-o", "json").out) == thing.model_dump(mode="json")
@@ -107,3 +109,11 @@ def test_a_task_that_failed_is_shown_with_its_reason_and_is_no_error_itself(
     assert "why:   h2 has no space" in result.out
     assert "hint:  free some" in result.out
     assert "VM:    running on h1" in result.out
+
+
+def test_a_folder_is_made_a_datastore_once(tmp_path: Path, kvmove: Kvmove) -> None:
+    result = kvmove("datastore", "create", "local", str(tmp_path))
+    assert result.code == 0
+    assert f'[[datastore]]\nname = "local"\npath = "{tmp_path}"' in result.out
+    assert kvmove("datastore", "create", "local", str(tmp_path)).code == 5
+    assert kvmove("datastore", "create", "local", str(tmp_path / "none")).code == 4

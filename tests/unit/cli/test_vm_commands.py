@@ -8,6 +8,8 @@ from uuid import UUID
 
 import pytest
 
+from kvmove.disk.datastore import Datastore
+from kvmove.model.host import HostStatus
 from kvmove.model.vm import VmState
 from tests.support import samples
 from tests.support.fake_manager import FakeManager
@@ -109,3 +111,20 @@ def test_deleting_asks_for_a_yes_where_nobody_can_be_asked(manager: FakeManager,
     assert "add --yes" in result.err
     assert manager.asked == []
     assert kvmove("vm", "delete", "web1", "--yes") == (0, "", "web1 is deleted.\n")
+
+
+def test_the_file_of_a_disk_is_shown_where_the_datastore_has_it(
+    tmp_path: Path, manager: FakeManager, kvmove: Kvmove
+) -> None:
+    store = Datastore.create("local", tmp_path)
+    file = store.create_disk(samples.WEB1, "root", 1 << 20)
+    info = samples.host_info().model_copy(update={"datastores": (store.info(),)})
+    manager.answers["GET /vms/web1"] = samples.vm()
+    manager.answers["GET /hosts/h1"] = HostStatus(name="h1", control=info.control, reachable=True, info=info)
+    assert str(file) in kvmove("vm", "show", "web1").out
+
+
+def test_a_vm_is_shown_while_its_host_has_told_nothing(manager: FakeManager, kvmove: Kvmove) -> None:
+    manager.answers["GET /vms/web1"] = samples.vm(state=VmState.UNKNOWN)
+    manager.answers["GET /hosts/h1"] = HostStatus(name="h1", control="10.0.0.1:7441", reachable=False)
+    assert "unknown" in kvmove("vm", "show", "web1").out

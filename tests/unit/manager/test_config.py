@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kvmove.errors import InvalidInput
-from kvmove.manager.config import load_config, split_address
+from kvmove.manager.config import load_config
 from kvmove.model.move import HostRef
 
 GOOD = """
@@ -58,14 +58,3 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manager.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InvalidInput, match="not text in UTF-8"):
         load_config(tmp_path / "manager.toml")
-
-
-@pytest.mark.parametrize(("text", "parts"), [("10.0.0.1:7440", ("10.0.0.1", 7440)), ("[::1]:80", ("::1", 80))])
-def test_an_address_is_split(text: str, parts: tuple[str, int]) -> None:
-    assert split_address(text) == parts
-
-
-@pytest.mark.parametrize("text", ["", "host", "host:", ":80", "host:x", "host:99999", "host:\u0663"])
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not an address"):
-        split_address(text)
