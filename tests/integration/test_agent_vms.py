@@ -68,6 +68,20 @@ async def test_a_guest_that_powers_off_is_off_and_can_be_started_again(host: VmH
     await until_it_writes(host.disk(vm))
 
 
+async def test_a_guest_that_has_powered_off_this_moment_can_be_started(
+    host: VmHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def not_yet(vm: object) -> None:
+        pass
+
+    monkeypatch.setattr(host.vms, "_clear_if_powered_off", not_yet)
+    vm = await host.started(powers_off=True)
+    await becomes(host, vm, VmState.OFF)
+    write_boot_disk(host.disk(vm))
+    assert (await host.vms.start(vm.uuid)).state is VmState.RUNNING
+    await until_it_writes(host.disk(vm))
+
+
 async def test_a_guest_that_does_not_heed_the_power_button_runs_on(host: VmHost) -> None:
     vm = await host.started()
     await until_it_writes(host.disk(vm))
