@@ -41,7 +41,7 @@ def tell_end(task: Task, printer: Printer) -> int:
         printer.item(task, task.id, lambda: "")
     if task.state is not TaskState.SUCCEEDED:
         error = task_error(task)
-        show_failure(printer.options, error)
+        show_failure(printer.options, error, what_failed(task))
         return error.exit_code
     if form is Form.TABLE:
         printer.note("")
@@ -49,6 +49,18 @@ def tell_end(task: Task, printer: Printer) -> int:
         if task.report is not None:
             printer.show(Group("", render_report(task.report)))
     return 0
+
+
+_WHAT_FAILED = {
+    TaskState.FAILED: "{vm} was not moved from {source} to {destination}",
+    TaskState.CANCELLED: "the move of {vm} from {source} to {destination} was cancelled",
+    TaskState.ATTENTION: "the move of {vm} from {source} to {destination} needs attention",
+}
+
+
+def what_failed(task: Task) -> str:
+    """What did not succeed, for the headline of an error."""
+    return _WHAT_FAILED[task.state].format(vm=task.vm, source=task.source, destination=task.destination)
 
 
 def task_error(task: Task) -> KvmoveError:

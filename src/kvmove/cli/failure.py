@@ -19,19 +19,19 @@ from kvmove.cli.output import Printer, printable
 from kvmove.errors import CheckFailed, KvmoveError
 
 
-def show_failure(options: Options, error: KvmoveError) -> None:
-    """Put `error` on stderr in the form that the options ask for."""
+def show_failure(options: Options, error: KvmoveError, what: str = "") -> None:
+    """Put `error` on stderr in the form that the options ask for. `what` failed, if there is a word for it."""
     printer = Printer(options)
     if options.machine_readable:
         printer.err.file.write(json.dumps(error.problem(), ensure_ascii=False) + "\n")
         return
-    printer.err.print(failure_block(error), soft_wrap=True)
+    printer.err.print(failure_block(error, what), soft_wrap=True)
 
 
-def failure_block(error: KvmoveError) -> Text:
+def failure_block(error: KvmoveError, what: str = "") -> Text:
     """What failed, why, at which step, where the VM is now, and what to do; what is not known is left out."""
     block = Text()
-    block.append("Error: ", "bold red").append(error.title, "bold")
+    block.append("Error: ", "bold red").append(what or error.title, "bold")
     for name, said in (("why", error.detail), ("step", error.step), ("VM", error.vm_state), ("hint", error.hint)):
         if said:
             block.append(f"\n  {name + ':':<7}", "bold").append(_lines(error, said))

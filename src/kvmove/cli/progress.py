@@ -49,7 +49,8 @@ class MoveView:
             yield Text()
             yield _nics(progress.nics)
         yield Text()
-        yield Text(summary(progress, self._shown.percent), style="bold", overflow="fold")
+        figures = f"{format_duration(progress.elapsed_seconds)}  {summary(progress, self._shown.percent)}"
+        yield Text(figures, style="bold", overflow="fold")
         if progress.message:
             yield Text(printable(progress.message), style="yellow", overflow="fold")
 

@@ -4,7 +4,7 @@ import click
 from rich.console import Group as Stack
 from rich.console import RenderableType
 
-from kvmove.cli.ending import LEFT, follow_to_end, task_error, tell_end, wait_or_leave
+from kvmove.cli.ending import LEFT, follow_to_end, task_error, tell_end, wait_or_leave, what_failed
 from kvmove.cli.failure import failure_block
 from kvmove.cli.options import Form, Group, Options, pass_options
 from kvmove.cli.output import Printer, facts
@@ -99,5 +99,5 @@ def _details(found: Task) -> RenderableType:
     if found.state is TaskState.RUNNING:
         return Stack(head, "", plain_line(found.progress, found.progress.percent)) if found.progress else head
     if found.state is not TaskState.SUCCEEDED:
-        return Stack(head, "", failure_block(task_error(found)))
+        return Stack(head, "", failure_block(task_error(found), what_failed(found)))
     return Stack(head, "", outcome(found), *(["", render_report(found.report)] if found.report else []))

@@ -78,12 +78,14 @@ def told_by_source(status: MoveStatus, before: MoveProgress | None) -> dict[str,
     return fields | {"state": state, "report": status.report, "problem": problem}
 
 
+_HELD = ("percent", "bytes_done", "elapsed_seconds")
+
+
 def forward_only(before: MoveProgress | None, now: MoveProgress) -> MoveProgress:
-    """`now` with the parts that a person reads as a bar held at what was shown already, say after a restart."""
-    if before is None or (now.percent >= before.percent and now.bytes_done >= before.bytes_done):
+    """`now` with the figures that only grow held at what was shown already, say after a restart of the agent."""
+    if before is None:
         return now
-    held = {"percent": max(before.percent, now.percent), "bytes_done": max(before.bytes_done, now.bytes_done)}
-    return now.model_copy(update=held)
+    return now.model_copy(update={name: max(getattr(before, name), getattr(now, name)) for name in _HELD})
 
 
 def judge(plan: MovePlan, seen: Evidence) -> Verdict | None:

@@ -139,6 +139,11 @@ def test_a_move_that_does_not_succeed_says_why_and_where_the_vm_is(
     result = kvmove("move", "web1", "h2")
     assert (result.code, result.out) == (code, "")
     assert f"why:   {error.detail}" in result.err
+    assert {
+        TaskState.FAILED: "Error: web1 was not moved from h1 to h2",
+        TaskState.CANCELLED: "Error: the move of web1 from h1 to h2 was cancelled",
+        TaskState.ATTENTION: "Error: the move of web1 from h1 to h2 needs attention",
+    }[state] in result.err
     assert "VM:    running on h1" in result.err
     as_json = kvmove("move", "web1", "h2", "-o", "json")
     assert as_json.code == code

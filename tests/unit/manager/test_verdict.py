@@ -175,11 +175,14 @@ def test_a_move_under_way_ends_nothing() -> None:
 def test_what_is_shown_never_runs_backwards(steps: list[tuple[float, int]]) -> None:
     shown = None
     for percent, done in steps:
-        now = samples.progress().model_copy(update={"percent": percent, "bytes_done": done})
+        now = samples.progress().model_copy(
+            update={"percent": percent, "bytes_done": done, "elapsed_seconds": percent / 2}
+        )
         held = forward_only(shown, now)
         assert held.percent >= percent
         assert held.bytes_done >= done
         if shown is not None:
             assert held.percent >= shown.percent
             assert held.bytes_done >= shown.bytes_done
+            assert held.elapsed_seconds >= shown.elapsed_seconds
         shown = held
