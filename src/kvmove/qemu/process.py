@@ -37,6 +37,7 @@ class QemuProcess:
     def __init__(self, identity: Identity, pidfd: int) -> None:
         self.identity = identity
         self._pidfd = pidfd
+        self._ended = False
 
     @property
     def pid(self) -> int:
@@ -93,7 +94,12 @@ class QemuProcess:
         return None
 
     def is_alive(self) -> bool:
-        """Whether it runs. A zombie is not alive; it is reaped here if it is our child."""
+        """Whether it runs. A zombie is not alive; it is reaped here if it is our child.
+
+        :raise ValueError: the handle was closed while it was not known to have ended.
+        """
+        if self._ended:
+            return False
         if self._pidfd < 0:
             raise ValueError("the handle of this process was closed")
         poll = select.poll()
@@ -102,6 +108,7 @@ class QemuProcess:
             return True
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
+        self._ended = True
         return False
 
     async def wait_ended(self) -> None:
