@@ -176,7 +176,7 @@ class _StreamReceiver:
             log.info("the source could not be told over stream %d", self._number)
 
     def _step(self) -> None:
-        received = self.stream.receive_into(self._buffer[self._filled :])
+        received = self.stream.receive_up_to(self._buffer[self._filled :], self._missing())
         self._filled += received
         self._apply_complete_frames()
         if self._applied > self._acknowledged and (not received or self._since_ack >= ACK_BYTES or self._filled == 0):
@@ -185,6 +185,14 @@ class _StreamReceiver:
         self.stream.flush()
         if not received:
             self.stream.wait(1.0)
+
+    def _missing(self) -> int:
+        """Bytes that the frame at the buffer's start lacks: TLS gives 16 KiB at a time, a frame has many times that."""
+        if self._filled < frames.HEADER_SIZE:
+            return frames.HEADER_SIZE - self._filled
+        frame = frames.decode(self._buffer)
+        whole = frames.HEADER_SIZE + (frame.length if frame.kind is FrameKind.DATA else 0)
+        return max(whole - self._filled, 1)
 
     def _apply_complete_frames(self) -> None:
         at = 0

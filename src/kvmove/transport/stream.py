@@ -82,39 +82,52 @@ class Stream:
         :raise StreamLost: the connection is gone.
         """
         try:
-            while self._output:
-                sent = self._send_first()
-                if sent == 0:
-                    return
+            while self._output and self._send_first():
+                pass
         except OSError as error:
             raise StreamLost(f"sending: {error}") from error
 
-    def _send_first(self) -> int:
+    def _send_first(self) -> bool:
+        """Send the first item, or several short ones; False when the socket takes no more now."""
         first = self._output[0]
+        if first.data is None:
+            return self._send_file(first)
+        if not self.encrypted and len(self._output) > 1 and first.left < UNSENT_LOW:
+            return self._send_gathered()
+        send, data = self.sock.send, first.data
         try:
-            if first.data is None:
-                sent = os.sendfile(self.sock.fileno(), first.file, first.offset, first.left)
-                if sent == 0:
-                    raise StreamLost("the file to send is shorter than it was")
-                first.offset += sent
-            elif self.encrypted or len(self._output) == 1 or first.left >= UNSENT_LOW:
-                sent = self.sock.send(first.data)
-                first.data = first.data[sent:]
-            else:
-                return self._send_gathered()
+            while data:  # TLS takes a record of 16 KiB at a time: the loop that runs most often of all
+                data = data[send(data) :]
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            return 0
-        self._account(first, sent)
-        return sent
+            return False
+        finally:
+            sent = first.left - len(data)
+            first.data = data
+            self._account(first, sent)
+        return True
 
-    def _send_gathered(self) -> int:
+    def _send_file(self, first: _Output) -> bool:
+        try:
+            sent = os.sendfile(self.sock.fileno(), first.file, first.offset, first.left)
+        except BlockingIOError:
+            return False
+        if sent == 0:
+            raise StreamLost("the file to send is shorter than it was")
+        first.offset += sent
+        self._account(first, sent)
+        return True
+
+    def _send_gathered(self) -> bool:
         """Send several short items at once."""
         views: list[memoryview] = []
         for item in self._output:
             if item.data is None or len(views) == 64:
                 break
             views.append(item.data)
-        left = sent = self.sock.sendmsg(views)
+        try:
+            left = self.sock.sendmsg(views)
+        except BlockingIOError:
+            return False
         while left:
             first = self._output[0]
             part = min(left, first.left)
@@ -122,7 +135,7 @@ class Stream:
                 first.data = first.data[part:]
             self._account(first, part)
             left -= part
-        return sent
+        return True
 
     def _account(self, first: _Output, sent: int) -> None:
         first.left -= sent
@@ -149,6 +162,16 @@ class Stream:
         if received == 0:
             raise StreamLost("the peer closed the connection")
         self.bytes_received += received
+        return received
+
+    def receive_up_to(self, view: memoryview, wanted: int) -> int:
+        """Read into `view` until `wanted` bytes are there or no more is there yet; more may come than wanted.
+
+        :raise StreamLost: as `receive_into`.
+        """
+        received = 0
+        while received < wanted and (count := self.receive_into(view[received:])):
+            received += count
         return received
 
     def has_input(self) -> bool:
