@@ -19,8 +19,8 @@ from kvmove.lab.moving import Audience, watched_move
 from kvmove.lab.observation import Instants
 from kvmove.lab.results import CompareResult, ContestantResult
 from kvmove.lab.spec import DatastoreSpec, LabSpec
-from kvmove.model.move import MoveRequest
-from kvmove.units import GIB, MIB
+from kvmove.model.move import MoveReport, MoveRequest
+from kvmove.units import GIB, MIB, format_duration
 
 COMPARE_LAB = LabSpec(datastore=DatastoreSpec(size=16 * GIB))
 SETTLE = 5.0
@@ -68,7 +68,9 @@ class Bench:
         request = MoveRequest(vm=vm.name, host=self.destination.name, nics=nics, encrypt=self.encrypt)
         moved = await watched_move(self.lab, vm, request, self.audience, settle=SETTLE)
         allocated = _allocated(vm.disk_file(self.destination))
-        downtime = moved.task.report.downtime_ms if moved.task.report else 0.0
+        report = moved.task.report
+        self.audience.say(_phases(report))
+        downtime = report.downtime_ms if report else 0.0
         await self.lab.manager.kill_vm(str(vm.uuid))
         await self.lab.manager.delete_vm(str(vm.uuid))
         return self._result(vm, moved.at, downtime, sum(moved.sent.values()), allocated)
@@ -131,6 +133,11 @@ class Bench:
             bytes_sent=sent,
             allocated_bytes=allocated,
         )
+
+
+def _phases(report: MoveReport | None) -> str:
+    phases = report.phases if report else ()
+    return "  " + ", ".join(f"{phase.phase.value} {format_duration(phase.seconds)}" for phase in phases)
 
 
 def _make_empty(file: Path, size: int) -> None:

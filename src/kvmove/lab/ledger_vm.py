@@ -30,7 +30,10 @@ HEARD_WITHIN = 90.0
 
 @dataclass(frozen=True)
 class LedgerVm:
-    """A ledger guest as a VM. Sizes in bytes: `data` is what its disk holds at first, the rest is a hole."""
+    """A ledger guest as a VM. Sizes in bytes: `data` is what its disk holds at first, the rest is a hole.
+
+    Below 128 MiB of `memory` besides the RAM ledger (`ram_mib`) the guest's kernel runs out of memory.
+    """
 
     name: str = "demo"
     number: int = 1
@@ -39,6 +42,7 @@ class LedgerVm:
     data: int = 512 * MIB
     mode: Mode = Mode.RANDOM4K
     rate: int = 0
+    ram_mib: int = 64
     ram_rate: int = 1000
     vcpus: int = 1
     options: GuestOptions = field(init=False)
@@ -46,7 +50,8 @@ class LedgerVm:
     def __post_init__(self) -> None:
         options = GuestOptions(
             vm=self.number, ip=f"{addresses.guest(self.number)}/{addresses.PREFIX}", mode=self.mode, rate=self.rate,
-            recorder=f"{addresses.world_guests()}:{preparation.RECORDER_PORT}", ram_rate=self.ram_rate,
+            recorder=f"{addresses.world_guests()}:{preparation.RECORDER_PORT}", ram_mib=self.ram_mib,
+            ram_rate=self.ram_rate,
         )  # fmt: skip
         object.__setattr__(self, "options", options)
 

@@ -76,6 +76,10 @@ class Soak:
         await asyncio.to_thread(self._log.refresh)
         return self._log
 
+    def trouble(self) -> list[str]:
+        """What the guest's console says of faults, on all hosts."""
+        return [line for host in self.lab.hosts for line in _trouble(self.lab.folders.host(host.name))]
+
     async def _judge(self, moved: WatchedMove) -> None:
         violations = DualRunDetector(await self.log(), moved.samples).violations(self.vm.number, Handover())
         fresh = [v for v in violations if v.signal == "cpu" or len(violations) > self._guest_faults]
@@ -95,7 +99,8 @@ class Soak:
         wanted = await self._sweeps() + SWEEPS
         while await self._sweeps() < wanted:
             if time.monotonic() > deadline:
-                raise LabFailed(f"the guest does not check its memory any more after hop {self.hops}")
+                said = "; ".join(self.trouble()[:3]) or "its console says nothing"
+                raise LabFailed(f"the guest does not check its memory any more after hop {self.hops}: {said}")
             await asyncio.sleep(0.2)
 
     async def _sweeps(self) -> int:
@@ -118,7 +123,7 @@ async def run_soak(spec: LabSpec, vm: LedgerVm, guest_folder: Path, hops: int, a
             await soak.hop(source if number % 2 else destination)
         health = (await soak.log()).health(vm.number)
         verdict = await judge_disk(lab, vm, image, source if hops % 2 == 0 else destination)
-        trouble = [line for host in lab.hosts for line in _trouble(lab.folders.host(host.name))]
+        trouble = await asyncio.to_thread(soak.trouble)
         if not verdict.ok or verdict.checked == 0:
             soak.findings.append(f"the disk: {verdict}")
         return SoakOutcome(
