@@ -4,7 +4,6 @@
 7 did not converge · 8 not allowed · 9 no answer · 20 needs attention · 130 left by Ctrl-C
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -56,17 +55,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         words = list(arguments) if arguments is not None else None
         result = cli.main(words, prog_name="kvmove", standalone_mode=False, obj=options)
-        sys.stdout.flush()
     except KvmoveError as error:
         return _fail(options, error)
     except click.ClickException as error:
         return _usage(options, error)
     except (click.Abort, KeyboardInterrupt):
         return DETACHED
-    except BrokenPipeError:
-        # Whoever read us (head, less) has seen enough; the interpreter must not stumble over it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if options.verbose:
             raise

@@ -9,7 +9,9 @@ from kvmove.cli.param_types import Milliseconds
 from kvmove.cli.plan import render_check
 from kvmove.cli.session import ask
 from kvmove.client.manager import ManagerClient
+from kvmove.errors import Unreachable
 from kvmove.model.move import MoveRequest
+from kvmove.model.task import Task
 from kvmove.model.toml_file import fit
 
 
@@ -67,8 +69,17 @@ def move(
 async def _move(manager: ManagerClient, request: MoveRequest, printer: Printer, *, wait: bool) -> int:
     if printer.options.output is Form.TABLE and not printer.options.quiet:
         printer.aside(render_check(await manager.check_move(request)))
-    task = await manager.start_move(request)
+    task = await _start(manager, request)
     if not wait:
         printer.item(task, task.id, lambda: f"Started. Watch it: kvmove task watch {task.id}")
         return 0
     return await follow_to_end(manager, task, printer)
+
+
+async def _start(manager: ManagerClient, request: MoveRequest) -> Task:
+    try:
+        return await manager.start_move(request)
+    except Unreachable as error:
+        if not error.vm_state:  # not the manager's own word, which would say where the VM is
+            error.hint = f"the move may have begun all the same, see kvmove task list; {error.hint}".rstrip("; ")
+        raise

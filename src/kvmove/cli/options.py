@@ -94,7 +94,7 @@ def global_options(*, on_command: bool) -> list[click.Parameter]:
             help="Your certificate, for https (KVMOVE_PKI).", **rare,
         ),
         click.Option(["-q", "--quiet"], is_flag=True, callback=_quiet, help="No progress, no notes.", **rare),
-        click.Option(["-v", "--verbose"], count=True, callback=_verbose, help="Show where a fault of kvmove is.", **rare),
+        click.Option(["-v", "--verbose"], count=True, callback=_verbose, help="Show where kvmove fails.", **rare),
         click.Option(["--no-color"], is_flag=True, callback=_no_color, help="No colours (NO_COLOR).", **rare),
     ]  # fmt: skip
 

@@ -1,12 +1,15 @@
 """Who may do what on the manager: one table, and everything that is not in it is refused.
 
-Invariant: the table is looked at before any route, so a new route is closed until its prefix is listed here.
+Invariant: the table is looked at before any route, so a new route is closed until its prefix is listed here. No body
+is read that is longer than `MAX_BODY` or does not say its length, so no peer can fill the manager's memory.
+
 It does not look at what an agent says in a request: the registry's routes check that against its name.
 """
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kvmove.errors import KvmoveError, NotAllowed
+from kvmove.errors import InvalidInput, KvmoveError, NotAllowed
 from kvmove.manager.answers import problem_response
 from kvmove.manager.peer import peer_of_scope
 from kvmove.pki.identity import Identity, Role
@@ -20,6 +23,22 @@ ALLOWED: tuple[tuple[str, frozenset[Role]], ...] = (
     ("/healthz", _EVERYONE),
 )
 """Path prefix and the roles that it is open to."""
+
+
+MAX_BODY = 1024 * 1024
+"""Bytes; the longest request that means anything, a VM with all its disks, has some thousand."""
+
+
+def check_body(headers: Headers) -> None:
+    """Return when a request with these headers may be read.
+
+    :raise InvalidInput: its body is too long, or of unknown length.
+    """
+    length = headers.get("content-length", "0")
+    if "transfer-encoding" in headers:
+        raise InvalidInput("the request does not say how long it is", hint="send it with a Content-Length")
+    if not length.isascii() or not length.isdigit() or int(length) > MAX_BODY:
+        raise InvalidInput(f"the request is longer than {MAX_BODY} bytes")
 
 
 def check_access(peer: Identity | None, path: str) -> None:
@@ -44,7 +63,7 @@ def check_access(peer: Identity | None, path: str) -> None:
 
 
 class Gate:
-    """ASGI middleware around the whole application: `check_access` for each request."""
+    """ASGI middleware around the whole application: `check_access` and `check_body` for each request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -53,6 +72,7 @@ class Gate:
         if scope["type"] == "http":
             try:
                 check_access(peer_of_scope(scope), scope["path"])
+                check_body(Headers(scope=scope))
             except KvmoveError as error:
                 await problem_response(error)(scope, receive, send)
                 return

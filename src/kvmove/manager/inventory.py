@@ -51,7 +51,10 @@ class Inventory:
     async def run(self) -> None:
         """Ask every agent again and again, until cancelled."""
         while True:
-            await asyncio.gather(*(self._ask(seen) for seen in self._hosts.values()))
+            asked = (self._ask(seen) for seen in self._hosts.values())
+            for fault in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(fault, Exception):
+                    _LOG.error("asking an agent failed, which should not be", exc_info=fault)
             await asyncio.sleep(self._poll_seconds)
 
     async def close(self) -> None:

@@ -16,6 +16,7 @@ from kvmove.errors import (
     MoveFailed,
     NeedsAttention,
     NotConverged,
+    Unreachable,
 )
 from kvmove.model.move import MoveCheck, Phase
 from kvmove.model.task import Task, TaskState
@@ -173,6 +174,13 @@ def test_a_check_that_fails_names_every_blocker_on_its_line_and_starts_nothing(
 def test_a_vm_that_moves_already_is_busy(manager: FakeManager, kvmove: Kvmove) -> None:
     manager.answers["POST /moves"] = Busy("web1 moves already", hint="kvmove task watch x")
     assert kvmove("move", "web1", "h2", "-q").code == 5
+
+
+def test_a_start_without_an_answer_may_have_begun(manager: FakeManager, kvmove: Kvmove) -> None:
+    manager.answers["POST /moves"] = Unreachable("gave no answer in time")
+    result = kvmove("move", "web1", "h2", "-q")
+    assert result.code == 9
+    assert "hint:  the move may have begun all the same, see kvmove task list" in result.err
 
 
 def test_unencrypted_needs_a_yes(manager: FakeManager, kvmove: Kvmove) -> None:

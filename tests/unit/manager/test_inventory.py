@@ -92,3 +92,17 @@ async def test_a_host_that_is_not_there_brings_those_that_are(hosts: Hosts) -> N
     with pytest.raises(NotFound) as caught:
         hosts.inventory.host("h3")
     assert caught.value.hint == "there are: h1, h2"
+
+
+async def test_a_fault_of_ours_does_not_end_the_polling(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def planted() -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(hosts.h1, "host", planted)
+    polling = asyncio.create_task(hosts.inventory.run())
+    await eventually(lambda: hosts.h2.asked > 4)
+    polling.cancel()
+    assert "planted" in caplog.text
+    assert hosts.inventory.host("h2").reachable

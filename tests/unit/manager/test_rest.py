@@ -1,6 +1,7 @@
 """The REST interface over its real doors: what it answers, to whom, and how it says no."""
 
 import asyncio
+import io
 import json
 from typing import Any
 
@@ -175,6 +176,12 @@ async def test_a_body_that_is_no_json_is_a_problem_too(served: Served) -> None:
     headers = {"Content-Type": "application/json"}
     status, media_type, problem = await raw(served, "POST", "/api/v1/moves", data="{", headers=headers)
     assert (status, media_type, problem["code"]) == (422, "application/problem+json", "INVALID_INPUT")
+
+
+async def test_a_long_request_is_refused_before_it_is_read(served: Served) -> None:
+    status, _, problem = await raw(served, "POST", "/api/v1/moves", data=io.BytesIO(b"x" * 2_000_000))
+    assert (status, problem["code"]) == (422, "INVALID_INPUT")
+    assert "longer than" in problem["detail"]
 
 
 async def test_a_fault_of_ours_gives_no_stack_trace_away(
