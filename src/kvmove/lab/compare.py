@@ -66,7 +66,7 @@ class Bench:
         await ledger_vm.define(self.lab, vm, self.image, self.source.name)
         await ledger_vm.start(self.lab, vm)
         request = MoveRequest(vm=vm.name, host=self.destination.name, nics=nics, encrypt=self.encrypt)
-        moved = await watched_move(self.lab, vm, request, self.audience, settle=SETTLE)
+        moved = await watched_move(self.lab, vm, request, self.audience, settle=SETTLE, sample=False)
         allocated = _allocated(vm.disk_file(self.destination))
         report = moved.task.report
         self.audience.say(_phases(report))

@@ -5,8 +5,8 @@ It judges nothing; demo, soak and compare do, from what is gathered here.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -55,33 +55,51 @@ class WatchedMove:
 
 
 async def watched_move(
-    lab: Lab, vm: LedgerVm, request: MoveRequest, audience: Audience, settle: float = observation.SETTLE_SECONDS
+    lab: Lab,
+    vm: LedgerVm,
+    request: MoveRequest,
+    audience: Audience,
+    settle: float = observation.SETTLE_SECONDS,
+    sample: bool = True,
 ) -> WatchedMove:
     """Watch the guest for `settle` seconds, move it, and watch it as long again.
+
+    Without `sample` no CPU time is sampled: it costs some percent of a core, which a measurement of speed would feel.
 
     :raise KvmoveError: the move did not succeed; the error is the task's own.
     """
     source = lab.host((await lab.manager.vm(str(vm.uuid))).host)
-    destination = lab.host(request.host)
     audience.plan(await lab.manager.check_move(request))
     watched = now_ns()
     await asyncio.sleep(settle)
     counters = await source.nic_counters()
-    with CpuSampler({"source": source.qemu_pids()[vm.uuid]}) as sampler:
-        arrival = asyncio.create_task(_sample_arrival(sampler, destination, vm.uuid))
+    async with _sampling(source, lab.host(request.host), vm.uuid, wanted=sample) as samples:
+        asked = now_ns()
+        task = await follow(lab, await lab.manager.start_move(request), audience)
+        ended = now_ns()
+        sent = observation.sent_between(counters, await source.nic_counters())
+        await asyncio.sleep(settle)
+    at = Instants(watched, asked, ended, now_ns())
+    await asyncio.sleep(observation.SLACK / 1e9)
+    return WatchedMove(task, at, sent, samples)
+
+
+@asynccontextmanager
+async def _sampling(
+    source: LabHost, destination: LabHost, vm: UUID, *, wanted: bool
+) -> AsyncIterator[Mapping[str, Sequence[CpuSample]]]:
+    """Sample the vCPUs of both QEMUs, the destination's from the moment it is there."""
+    if not wanted:
+        yield {}
+        return
+    with CpuSampler({"source": source.qemu_pids()[vm]}) as sampler:
+        arrival = asyncio.create_task(_sample_arrival(sampler, destination, vm))
         try:
-            asked = now_ns()
-            task = await follow(lab, await lab.manager.start_move(request), audience)
-            ended = now_ns()
-            sent = observation.sent_between(counters, await source.nic_counters())
-            await asyncio.sleep(settle)
+            yield sampler.samples
         finally:
             arrival.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await arrival
-    at = Instants(watched, asked, ended, now_ns())
-    await asyncio.sleep(observation.SLACK / 1e9)
-    return WatchedMove(task, at, sent, sampler.samples)
 
 
 async def follow(lab: Lab, task: Task, audience: Audience) -> Task:
