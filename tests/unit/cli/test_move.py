@@ -239,9 +239,8 @@ def test_cancelling_too_late_is_no_success(manager: FakeManager, kvmove: Kvmove)
     assert "VM:    running on h2" in result.err
 
 
-def press_ctrl_c(times: int, manager: FakeManager, kvmove: Kvmove, monkeypatch: pytest.MonkeyPatch) -> Result:
+def press_ctrl_c(times: int, manager: FakeManager, kvmove: Kvmove) -> Result:
     """Ctrl-C that often while the move stands at its last step."""
-    monkeypatch.setattr("kvmove.cli.waiting.LEAVE_SECONDS", 0.3)
     ended = failed(Cancelled("as asked"), TaskState.CANCELLED)
     manager.streams[TASK.id] = [STEPS]
     pressed = threading.Event()
@@ -261,17 +260,16 @@ def press_ctrl_c(times: int, manager: FakeManager, kvmove: Kvmove, monkeypatch: 
 def test_one_ctrl_c_leaves_the_move_alone_and_says_how_to_come_back(
     manager: FakeManager, kvmove: Kvmove, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = press_ctrl_c(1, manager, kvmove, monkeypatch)
+    monkeypatch.setattr("kvmove.cli.waiting.LEAVE_SECONDS", 0.1)
+    result = press_ctrl_c(1, manager, kvmove)
     assert result.code == 130
     assert f"kvmove task watch {TASK.id}" in result.err
     assert f"kvmove task cancel {TASK.id}" in result.err
     assert f"POST /tasks/{TASK.id}:cancel" not in [key for key, _ in manager.asked]
 
 
-def test_a_second_ctrl_c_cancels_and_waits_for_the_end(
-    manager: FakeManager, kvmove: Kvmove, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = press_ctrl_c(2, manager, kvmove, monkeypatch)
+def test_a_second_ctrl_c_cancels_and_waits_for_the_end(manager: FakeManager, kvmove: Kvmove) -> None:
+    result = press_ctrl_c(2, manager, kvmove)
     assert f"POST /tasks/{TASK.id}:cancel" in [key for key, _ in manager.asked]
     assert result.code == 6
     assert "Asking to cancel" in result.err
