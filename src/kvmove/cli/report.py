@@ -62,7 +62,7 @@ def _disk(disk: DiskReport) -> Table:
     return facts(
         {
             "  data sent": format_size(disk.data_sent),
-            "  guest writes forwarded": format_size(disk.writes_forwarded),
+            "  guest writes forwarded": f"{disk.writes_forwarded:,}",
             "  guest writes ignored": _ignored(disk),
             "  copied again": format_size(disk.recopied) if disk.recopied else "",
             "  mode changes": "\n".join(disk.mode_changes),
@@ -73,7 +73,7 @@ def _disk(disk: DiskReport) -> Table:
 
 def _ignored(disk: DiskReport) -> str:
     """Ignored needs a reason, or it reads as a loss."""
-    return f"{format_size(disk.writes_ignored)} (the copy had yet to come there)" if disk.writes_ignored else "none"
+    return f"{disk.writes_ignored:,} (the copy had yet to come there)" if disk.writes_ignored else "none"
 
 
 def _heading(name: str, value: str) -> Text:
