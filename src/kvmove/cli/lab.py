@@ -17,6 +17,7 @@ from kvmove.cli.contexts import forget_context, use_context
 from kvmove.cli.lab_runs import compare, demo, soak
 from kvmove.cli.options import Form, Group, Options, pass_options
 from kvmove.cli.output import Printer, facts, table
+from kvmove.cli.rows import link_speed
 from kvmove.cli.settings import ContextEntry
 from kvmove.errors import InvalidInput
 from kvmove.lab import ledger_vm
@@ -27,7 +28,7 @@ from kvmove.lab.lab import Lab
 from kvmove.lab.ledger_vm import LedgerVm
 from kvmove.lab.spec import DatastoreSpec, LabSpec
 from kvmove.model.toml_file import explain
-from kvmove.units import format_rate, format_size, parse_rate, parse_size
+from kvmove.units import format_size, parse_rate, parse_size
 
 GUEST_FOLDER = Path("/var/cache/kvmove/guest")
 LAB_NAME = "lab"
@@ -196,7 +197,7 @@ def _print_status(printer: Printer, name: str, status: dict[str, Any]) -> None:
 
 def _render(name: str, status: dict[str, Any]) -> RenderableType:
     spec = LabSpec.model_validate(status["spec"])
-    rates = ", ".join(format_rate(rate) if rate else UNSHAPED for rate in spec.nics)
+    rates = ", ".join(link_speed(rate) if rate else UNSHAPED for rate in spec.nics)
     head = facts({"Lab": name, "Migration NICs": rates, "Datastores": format_size(spec.datastore.size)})
     rows = [_row(host, found) for host, found in status["hosts"].items()]
     return Stack(head, "", table(rows))

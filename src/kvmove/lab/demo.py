@@ -19,7 +19,7 @@ from kvmove.lab.results import DemoResult, Downtime, LedgerVerdict, LongestGaps,
 from kvmove.lab.spec import DatastoreSpec, LabSpec
 from kvmove.model.move import MoveRequest
 from kvmove.model.task import Task
-from kvmove.units import GIB, MIB, format_rate, format_size
+from kvmove.units import GIB, MIB, format_size
 
 DEMO_LAB = LabSpec(datastore=DatastoreSpec(size=4 * GIB))
 DEMO_VM = LedgerVm(name="demo", data=768 * MIB)
@@ -106,5 +106,5 @@ def _result(
 
 
 def _nics(spec: LabSpec) -> str:
-    rates = ", ".join(format_rate(rate) if rate else "unshaped" for rate in spec.nics)
+    rates = ", ".join(f"{rate * 8 / 1e9:g} Gbit/s" if rate else "unshaped" for rate in spec.nics)
     return f"{len(spec.nics)} migration NICs ({rates})"
