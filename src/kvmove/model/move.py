@@ -143,7 +143,10 @@ class MoveProgress(Strict):
 
 
 class DiskReport(Strict):
-    """One disk at the end. Bytes, but for `writes_…`, which count mirrored writes. Digests are those of the disk at the switchover; empty when not verified."""
+    """One disk at the end. Bytes, but for `writes_…`, which count mirrored writes.
+
+    Digests are those of the disk at the switchover; empty when not verified.
+    """
 
     name: Name
     size: int
