@@ -1,7 +1,8 @@
 """What a disk holds, as one short text: two disks with equal digests hold equal bytes.
 
 The digest is SHA-256 (processors have instructions for it; BLAKE2b took twice the time) over the disk's size and, for
-each region of 1 MiB that is not all zeroes, its offset and its bytes. So holes and zeroes are the same, and holes cost no reading: SEEK_DATA skips them.
+each region of 1 MiB that is not all zeroes, its offset and its bytes. So holes and zeroes are the same, and holes cost
+no reading: SEEK_DATA skips them.
 
 Hashing and reading release the interpreter lock. Does not stop anyone from writing: a digest is worth something only
 of a disk that stands still.
