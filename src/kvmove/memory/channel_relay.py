@@ -39,6 +39,7 @@ class ChannelPump:
 
     def __init__(self, local: socket.socket, stream: Stream) -> None:
         self.stream = stream
+        self.lost = ""
         self._local = local
         self._from_local = memoryview(bytearray(CHUNK))
         self._to_local = memoryview(bytearray(CHUNK))
@@ -50,8 +51,11 @@ class ChannelPump:
         try:
             while self._step():
                 pass
-        except (StreamLost, OSError) as error:
+        except StreamLost as error:
+            self.lost = str(error)
             log.info("a memory channel ended: %s", error)
+        except OSError as error:
+            log.info("QEMU ended a memory channel: %s", error)
         finally:
             with contextlib.suppress(OSError):
                 self._flush_local()
@@ -142,6 +146,11 @@ class SourceRelay:
     def start(self) -> None:
         self._thread.start()
 
+    def why(self) -> str:
+        """Why QEMU's migration failed, if it was the network; else empty."""
+        with self._lock:
+            return self.failure or _first_loss(self._pumps)
+
     def sent(self) -> dict[str, int]:
         """Bytes sent so far, by NIC."""
         total: dict[str, int] = {}
@@ -181,6 +190,7 @@ class SourceRelay:
             if not self._closed:
                 self.failure = f"a memory channel could not be opened: {error}"
                 log.warning("%s", self.failure)
+                self.close()  # also those that QEMU has opened and that were not taken yet: it would wait for them
         finally:
             for local in held:
                 local.close()
@@ -238,6 +248,11 @@ class DestinationRelay:
             self._main_is_open.set()
         return pump.run
 
+    def why(self) -> str:
+        """The network's part in QEMU's end; empty when it had none."""
+        with self._lock:
+            return _first_loss(self._pumps)
+
     def close(self) -> None:
         """Break all channels."""
         with self._lock:
@@ -245,3 +260,7 @@ class DestinationRelay:
             pumps = list(self._pumps)
         for pump in pumps:
             pump.cut()
+
+
+def _first_loss(pumps: list[ChannelPump]) -> str:
+    return next((f"a memory stream broke: {pump.lost}" for pump in pumps if pump.lost), "")

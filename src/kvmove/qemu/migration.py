@@ -23,6 +23,7 @@ from kvmove.qemu.features import Features
 from kvmove.qemu.monitor import Monitor
 
 CANCEL_SECONDS = 10.0
+PATIENCE_SECONDS = 2.0
 _POLL_SECONDS = 0.5
 
 
@@ -211,6 +212,19 @@ class Migration:
 
 class _TooLate(Unreachable):
     """The deadline of `_reach` passed while QEMU answered."""
+
+
+async def give_up(migration: Migration, oob: Monitor) -> Status:
+    """`cancel`, by force if need be: QEMU 7.2 hangs in its cancelling while it waits for a multifd channel that never
+    comes, until its connections are cut.
+
+    :raise Unreachable: it did not end even so.
+    """
+    try:
+        return await migration.cancel(timeout=PATIENCE_SECONDS)
+    except Unreachable:
+        await cut_connection(oob)
+        return await migration.cancel()
 
 
 async def cut_connection(oob: Monitor) -> None:
