@@ -30,6 +30,9 @@ EXPECT_SECONDS = 120.0
 
 HOUSEKEEPING_SECONDS = 2.0
 
+FROZEN_SECONDS = 3600.0
+"""So long is a disk's copy kept for a source that wants its digest and does not come."""
+
 
 class Moves:
     """All moves of one host."""
@@ -55,6 +58,8 @@ class Moves:
         """
         if plan.move_id in self._boards:
             return self._boards[plan.move_id].status()
+        if self._host.outgoing.of(plan.move_id).has(Step.ENDED):
+            return self.status(plan.move_id)
         if plan.source.name != self._host.name:
             raise InvalidInput(f"host {self._host.name} is not the source of move {plan.move_id}")
         board = MoveBoard(plan)
@@ -70,7 +75,8 @@ class Moves:
             await move.run()
         finally:
             self._outgoing.pop(move.plan.move_id, None)
-            self._host.outgoing.forget_old()
+            for forgotten in self._host.outgoing.forget_old():
+                self._boards.pop(forgotten, None)
 
     def cancel(self, move_id: str) -> MoveStatus:
         """Ask a move to end; it is undone in the background.
@@ -126,6 +132,8 @@ class Moves:
         """
         if plan.destination.name != self._host.name:
             raise InvalidInput(f"host {self._host.name} is not the destination of move {plan.move_id}")
+        for forgotten in self._host.incoming.forget_old():
+            self._incoming.pop(forgotten, None)
         if plan.move_id not in self._incoming:
             self._incoming[plan.move_id] = IncomingMove(self._host, plan, _ticket(ticket))
 
@@ -152,17 +160,17 @@ class Moves:
                 self._host.vms.begin_move(recovery.plan.vm.uuid, recovery.plan.move_id)
             log.warning("taking up move %s of VM %s", recovery.plan.move_id, recovery.plan.vm.name)
             self._spawn(recovery.run(), f"recover-{recovery.plan.move_id}")
-        for journal in self._host.incoming.unfinished():
-            plan = journal.plan()
-            move = self._incoming[plan.move_id] = IncomingMove(self._host, plan, b"")
-            log.warning("taking up incoming move %s of VM %s", plan.move_id, plan.vm.name)
-            self._spawn(self._recover_incoming(move), f"recover-{plan.move_id}")
+        for journal in self._host.incoming.all():
+            if journal.has(Step.PREPARED):
+                self._recover_incoming(journal)
 
-    async def _recover_incoming(self, move: IncomingMove) -> None:
-        try:
-            await move.recover()
-        except KvmoveError as error:
-            log.error("incoming move %s could not be taken up: %s", move.plan.move_id, error.detail)
+    def _recover_incoming(self, journal: MoveJournal) -> None:
+        """Also those that have ended are known still: a source that was down asks what became of its VM."""
+        plan = journal.plan()
+        move = self._incoming[plan.move_id] = IncomingMove(self._host, plan, b"")
+        if move.state is IncomingState.INTERRUPTED:
+            log.warning("taking up incoming move %s of VM %s", plan.move_id, plan.vm.name)
+            self._spawn(move.recover(), f"recover-{plan.move_id}")
 
     async def keep_house(self) -> None:
         """For ever: forget what was announced and never came, discard what its source has given up, delete old disks
@@ -180,9 +188,11 @@ class Moves:
         try:
             if move.state is IncomingState.EXPECTED and time.monotonic() - move.since > EXPECT_SECONDS:
                 del self._incoming[move_id]
-            elif move.state is IncomingState.PREPARED and await move.is_over():
+            elif move.state is IncomingState.PREPARED and not move.lock.locked() and await move.is_over():
                 log.warning("move %s was given up by its source: discarding what it brought", move_id)
                 await move.abandon()
+            elif move.has_frozen and time.monotonic() - move.since > FROZEN_SECONDS:
+                await asyncio.to_thread(move.drop_frozen)
         except KvmoveError as error:
             log.info("move %s cannot be looked after now: %s", move_id, error.detail)
 

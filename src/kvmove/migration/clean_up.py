@@ -11,17 +11,57 @@ import logging
 
 from kvmove.client.agent import AgentClient
 from kvmove.disk.digest import disk_digest
-from kvmove.errors import KvmoveError
+from kvmove.errors import KvmoveError, MoveFailed
+from kvmove.failpoints import reach
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.move_board import MoveBoard
-from kvmove.model.move import MovePlan
+from kvmove.model.move import MovePlan, Phase
 from kvmove.model.ownership import Ownership
 from kvmove.qemu import run_control
 from kvmove.qemu.instance import Instance
+from kvmove.qemu.migration import MigrationInfo
 
 log = logging.getLogger(__name__)
 
 DIGEST_SECONDS = 3600.0
+CLEAN_UP_ATTEMPTS = 5
+RETRY_SECONDS = 0.5
+
+
+async def give_away(
+    host: HostParts,
+    plan: MovePlan,
+    destination: AgentClient,
+    board: MoveBoard,
+    info: MigrationInfo | None = None,
+    *,
+    guest_ended: bool = False,
+) -> None:
+    """The VM is the destination's: clean up here and end the move on the board. Nothing that fails here changes that.
+
+    `info` is QEMU's last word, for the report. `guest_ended`: the guest was handed over, and its QEMU there has ended.
+    """
+    if not guest_ended:
+        board.enter(Phase.CLEANING_UP)
+    for _ in range(CLEAN_UP_ATTEMPTS):
+        try:
+            await reach("source-cleaning-up")
+            await clean_up(host, plan, destination, board)
+            break
+        except KvmoveError as error:
+            log.error("move %s: the source is not clean yet: %s", plan.move_id, error.detail)
+            board.message = f"something is left at the source: {error.detail}"
+            await asyncio.sleep(RETRY_SECONDS)
+    if not guest_ended:
+        board.ended(Phase.COMPLETED, info)
+        return
+    board.failing(
+        MoveFailed(
+            f"VM {plan.vm.name} was handed over to {plan.destination.name}, and its QEMU there ended.",
+            hint=f"Start it there: kvmove vm start {plan.vm.name}. Look at its qemu.log before.",
+        )
+    )
+    board.ended(Phase.LOST)
 
 
 async def clean_up(host: HostParts, plan: MovePlan, destination: AgentClient, board: MoveBoard) -> None:
@@ -39,12 +79,13 @@ async def clean_up(host: HostParts, plan: MovePlan, destination: AgentClient, bo
 
 
 async def _own_digests(host: HostParts, plan: MovePlan) -> dict[str, str]:
-    return {
-        disk.name: await asyncio.to_thread(
-            disk_digest, host.datastores[disk.source_datastore].disk_path(plan.vm.uuid, disk.name)
-        )
-        for disk in plan.disks
-    }
+    """Empty for a disk that an interrupted clean-up has put aside already."""
+    digests = {}
+    for disk in plan.disks:
+        path = host.datastores[disk.source_datastore].disk_path(plan.vm.uuid, disk.name)
+        with contextlib.suppress(FileNotFoundError):
+            digests[disk.name] = await asyncio.to_thread(disk_digest, path)
+    return digests
 
 
 async def _their_digests(plan: MovePlan, destination: AgentClient) -> dict[str, str]:

@@ -24,12 +24,13 @@ from typing import Any
 from kvmove.disk.clone import clone
 from kvmove.disk.digest import disk_digest
 from kvmove.disk.raw_target import RawTarget
-from kvmove.errors import Busy, CheckFailed, KvmoveError, MoveFailed, NeedsAttention
+from kvmove.errors import Busy, CheckFailed, KvmoveError, MoveFailed, NotFound
 from kvmove.failpoints import reach
 from kvmove.memory.channel_relay import DestinationRelay
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
 from kvmove.migration.memory_channels import memory_channels
+from kvmove.migration.move_record import record_committed, record_under_way
 from kvmove.model.move import MovePlan
 from kvmove.model.ownership import Ownership
 from kvmove.mover.receiver import DiskReceiver, TargetDisk
@@ -50,12 +51,17 @@ LOAD_SECONDS = 20.0
 
 REGISTRY_PAUSE = 0.2
 
+FROZEN = ".frozen"
+"""Suffix of a disk's copy as it was at the last sync, kept until its digest is asked for."""
+
 
 class IncomingState(StrEnum):
     EXPECTED = "expected"
     PREPARED = "prepared"
     RUNNING = "running"
+    CRASHED = "crashed"  # this host owns the VM, which ran here or may have; its QEMU has ended
     RETURNED = "returned"  # this host had won the VM, could not let it run, and gave it back
+    INTERRUPTED = "interrupted"  # the agent was restarted; the registry is asked what is owed
     DISCARDED = "discarded"
 
 
@@ -64,8 +70,12 @@ async def pause() -> None:
     await asyncio.sleep(REGISTRY_PAUSE)
 
 
+OWNED = frozenset({IncomingState.RUNNING, IncomingState.CRASHED})
+OVER = OWNED | {IncomingState.RETURNED, IncomingState.DISCARDED}
+
+
 class IncomingMove:
-    """One move into this host. Methods run one at a time (`lock`)."""
+    """One move into this host. Methods run one at a time (`lock`). What the journal says of it is taken up."""
 
     def __init__(self, host: HostParts, plan: MovePlan, ticket: bytes) -> None:
         self.plan = plan
@@ -75,10 +85,13 @@ class IncomingMove:
         self._host = host
         self._ticket = ticket
         self._journal = host.incoming.of(plan.move_id)
+        if self._journal.steps:
+            self.state = IncomingState(self._journal.steps.get(Step.ENDED, {}).get("state", "interrupted"))
         self._instance: Instance | None = None
         self._targets: list[RawTarget] = []
         self._receiver: DiskReceiver | None = None
         self._relay: DestinationRelay | None = None
+        self.has_frozen = plan.verify and self.state in OWNED
         self._frozen: dict[str, Path] = {}
         self._digests: dict[str, str] = {}
 
@@ -92,9 +105,11 @@ class IncomingMove:
         applied = self._receiver.applied_bytes if self._receiver is not None else 0
         return {"state": self.state, "failure": failure, "applied_bytes": applied, "digests": self._digests}
 
-    @staticmethod
-    def _qemu_failure(instance: Instance) -> str:
-        return "" if instance.process.is_alive() else "the destination's QEMU has ended"
+    def _qemu_failure(self, instance: Instance) -> str:
+        if instance.process.is_alive():
+            return ""
+        why = self._relay.why() if self._relay is not None else ""
+        return f"the destination's QEMU has ended{f', after {why}' if why else ''}"
 
     async def prepare(self) -> dict[str, Any]:
         """Make the disks, start QEMU, take streams.
@@ -136,10 +151,9 @@ class IncomingMove:
     async def _start_qemu(self) -> None:
         self._instance = await self._host.vms.start_incoming(self.plan.vm, self.plan.move_id)
         migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
-        path = self._host.run / f"{self.plan.move_id}-in.sock"
         await migration.configure_destination(memory_channels(self.plan))
-        await migration.incoming(f"unix:{path}")
-        self._relay = DestinationRelay(path)
+        await migration.incoming(f"unix:{self._socket}")
+        self._relay = DestinationRelay(self._socket)
 
     def _accept(self, hello: Hello, stream: Stream) -> Callable[[], None]:
         """A stream has proven itself; called in its thread."""
@@ -169,7 +183,7 @@ class IncomingMove:
     def _freeze(self) -> None:
         """Keep the disks as they are now: as reflinks, or by their digests where the file system has none."""
         for disk, target in zip(self.plan.disks, self._targets, strict=True):
-            frozen = target.path.with_suffix(".frozen")
+            frozen = target.path.with_suffix(FROZEN)
             frozen.unlink(missing_ok=True)
             if clone(target.path, frozen):
                 self._frozen[disk.name] = frozen
@@ -177,19 +191,39 @@ class IncomingMove:
                 self._digests[disk.name] = disk_digest(target.path)
 
     async def digests(self) -> dict[str, Any]:
-        """The digests of the disks as they were at the last `sync`."""
+        """The digests of the disks as they were at the last `sync`; none of a disk whose copy is not there any more."""
+        self._find_frozen()
+        self.has_frozen = False
         for name, frozen in list(self._frozen.items()):
             self._digests[name] = await asyncio.to_thread(disk_digest, frozen)
             frozen.unlink(missing_ok=True)
             del self._frozen[name]
         return self.status()
 
+    def _find_frozen(self) -> None:
+        """Also those that were made before a restart of the agent."""
+        for disk in self.plan.disks if self.plan.verify else ():
+            store = self._host.datastores.get(disk.destination_datastore)
+            if store is not None:
+                frozen = store.disk_path(self.plan.vm.uuid, disk.name).with_suffix(FROZEN)
+                if frozen.exists():
+                    self._frozen[disk.name] = frozen
+
+    def drop_frozen(self) -> None:
+        """Nobody asks for digests any more."""
+        self.has_frozen = False
+        self._find_frozen()
+        for frozen in self._frozen.values():
+            frozen.unlink(missing_ok=True)
+        self._frozen.clear()
+
     # The hand-over.
 
     async def take_over(self) -> dict[str, Any]:
         """The source has yielded: win the VM at the registry, then let it run.
 
-        The answer's `state` is `running`, or `returned` when the VM was won, could not run, and was given back.
+        The answer's `state` is `running`; `returned` when the VM was won, could not run, and was given back; or
+        `crashed` when it was won, may have run, and has ended.
 
         :raise Busy: the source won an abort, or the VM is not in this move; nothing of it is left here.
         :raise MoveFailed: this QEMU does not have the memory; the VM was not taken over.
@@ -200,53 +234,52 @@ class IncomingMove:
             migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
             await migration.wait_status({Status.COMPLETED}, timeout=LOAD_SECONDS)
             await reach("destination-loaded")
-            won = await self._commit()
-            await reach("destination-committed")
-            await self._run_or_return(self._instance, won)
+            await self._let_run(self._instance, await self._commit())
             return self.status()
 
     async def _commit(self) -> Ownership:
-        moving = await self._moving()
-        wanted = ownership.commit(moving, self.plan.move_id, self._host.name)
-        stored = await swap_until_known(self._host.registry, moving, wanted, pause)
+        wanted = record_committed(self.plan)
+        stored = await swap_until_known(self._host.registry, record_under_way(self.plan), wanted, pause)
         if stored != wanted:
             await self._discard()
             raise Busy(f"the source has taken VM {self.plan.vm.name} back: move {self.plan.move_id} was aborted")
         return wanted
 
-    async def _moving(self) -> Ownership:
-        """The record as it must be while this move is under way."""
-        owned = Ownership(vm=self.plan.vm.uuid, owner=self.plan.source.name, epoch=self.plan.epoch)
-        return ownership.begin(owned, self.plan.move_id, self._host.name)
-
-    async def _run_or_return(self, instance: Instance, won: Ownership) -> None:
-        self._journal.write(Step.CONT_INTENT, {"epoch": won.epoch})
+    async def _let_run(self, instance: Instance, won: Ownership) -> None:
+        """Won: let the guest run, or give it back while it is certain that it never ran."""
+        try:
+            await reach("destination-committed")
+            if not instance.process.is_alive():
+                raise MoveFailed("its QEMU ended before the guest ran")
+            self._journal.write(Step.CONT_INTENT, {"epoch": won.epoch})
+        except (KvmoveError, OSError) as error:
+            await self._give_back(won, str(error))
+            return
         try:
             await reach("destination-cont-intent")
             await run_control.cont(instance.monitor)
         except KvmoveError as error:
-            if not await self._never_ran(instance):
-                raise NeedsAttention(
-                    f"Whether VM {self.plan.vm.name} runs on {self._host.name} could not be found out: {error.detail}.",
-                    hint=f"Ask `kvmove vm show {self.plan.vm.name}`; the source keeps its copy paused.",
-                ) from error
-            await self._give_back(won, error)
+            await self._after_failed_cont(instance, won, error)
             return
         await self._settle_in(instance, won.epoch)
 
-    async def _never_ran(self, instance: Instance) -> bool:
-        """Make sure that this QEMU neither runs the guest nor ever will: its word that it does not, and its end."""
-        try:
-            state = await run_control.run_state(instance.monitor)
-        except KvmoveError:
-            return False
-        if state == run_control.RUNNING:
-            return False
-        await instance.process.end()
-        return not instance.process.is_alive()
+    async def _after_failed_cont(self, instance: Instance, won: Ownership, error: KvmoveError) -> None:
+        """Find out whether the guest runs, as long as it takes: only what surely never ran is given back."""
+        while instance.process.is_alive():
+            log.error("VM %s cannot be let run: %s", self.plan.vm.name, error.detail)
+            with contextlib.suppress(KvmoveError):
+                if await run_control.run_state(instance.monitor) == run_control.RUNNING:
+                    await self._settle_in(instance, won.epoch)
+                else:
+                    await self._give_back(won, error.detail)
+                return
+            await pause()
+        await self._own(won.epoch, IncomingState.CRASHED)
 
-    async def _give_back(self, won: Ownership, error: KvmoveError) -> None:
-        log.error("VM %s cannot run here and is given back: %s", self.plan.vm.name, error.detail)
+    async def _give_back(self, won: Ownership, reason: str) -> None:
+        """It never ran here, and never will: its QEMU ends before the source may have it."""
+        log.error("VM %s cannot run here and is given back: %s", self.plan.vm.name, reason)
+        await self._host.vms.discard_incoming(self.plan.vm.uuid)
         back = ownership.take_back(won, self.plan.source.name)
         await swap_until_known(self._host.registry, won, back, pause)
         await self._discard(IncomingState.RETURNED)
@@ -260,13 +293,17 @@ class IncomingMove:
             await run_control.announce_self(instance.monitor)
         await self._own(epoch)
 
-    async def _own(self, epoch: int) -> None:
+    async def _own(self, epoch: int, state: IncomingState = IncomingState.RUNNING) -> None:
+        """The VM is this host's, durably. May be done again."""
+        self._host.listener.forget(self.plan.move_id)
         for name in {disk.destination_datastore for disk in self.plan.disks}:
             store = self._host.datastores[name]
             await asyncio.to_thread(store.commit_incoming, self.plan.vm.uuid, self.plan.move_id)
         await self._host.vms.take_ownership(self.plan.vm, epoch)
-        self.state = IncomingState.RUNNING
-        self._journal.write(Step.ENDED, {"state": IncomingState.RUNNING})
+        self.state = state
+        self.since = time.monotonic()
+        self.has_frozen = self.plan.verify
+        self._journal.write(Step.ENDED, {"state": state})
         await self._stop_threads()
 
     # The undo.
@@ -277,9 +314,9 @@ class IncomingMove:
         :raise Busy: too late, the VM is this host's.
         """
         async with self.lock:
-            if self.state is IncomingState.RUNNING:
-                raise Busy(f"VM {self.plan.vm.name} runs on {self._host.name} already")
-            if self.state not in (IncomingState.DISCARDED, IncomingState.RETURNED):
+            if self.state in OWNED:
+                raise Busy(f"VM {self.plan.vm.name} is {self._host.name}'s already")
+            if self.state not in OVER:
                 await self._discard()
             return self.status()
 
@@ -295,7 +332,13 @@ class IncomingMove:
         if self._journal.steps:
             self._journal.write(Step.ENDED, {"state": state})
 
+    @property
+    def _socket(self) -> Path:
+        """Where the waiting QEMU listens. A QEMU that dies leaves it."""
+        return self._host.run / f"{self.plan.move_id}-in.sock"
+
     async def _stop_threads(self) -> None:
+        self._socket.unlink(missing_ok=True)
         if self._relay is not None:
             self._relay.close()
         if self._receiver is not None:
@@ -318,34 +361,59 @@ class IncomingMove:
     async def recover(self) -> None:
         """Do what is owed after a restart of the agent.
 
-            journal       owner       then
-            PREPARED      the source  discard
-            PREPARED      this host   it was won and never let run: run it if its QEMU is there, else give it back
-            CONT_INTENT   this host   it may have run: let it run if its QEMU is there, and never give it back
+            journal       the registry says          then
+            any           the move is under way      wait: the source aborts, or an old commit of ours arrives late
+            any           the VM is the source's     discard: it was aborted, or given back
+            PREPARED      it is this host's          it never ran: run it if its QEMU is there, else give it back
+            CONT_INTENT   it is this host's          it may have run: run it if its QEMU is there; never give it back
 
-        Waits for the registry as long as it takes; the guest stands still or runs at the source meanwhile.
+        Tries as long as it takes; the guest stands still or runs at the source meanwhile. The source may abandon the
+        move in between, as it does only when the destination cannot have won it, or never will.
         """
-        async with self.lock:
-            moving = await self._moving()
-            won = ownership.commit(moving, self.plan.move_id, self._host.name)
-            stored = await self._read()
-            if stored != won and not self._journal.has(Step.CONT_INTENT):
-                await self._discard()
-                return
-            instance = await self._host.vms.adopt_incoming(self.plan.vm, self.plan.move_id)
-            if instance is None and not self._journal.has(Step.CONT_INTENT):
-                await self._give_back(won, MoveFailed("its QEMU is gone"))
-                return
-            if instance is not None:
-                self._journal.write(Step.CONT_INTENT, {"epoch": won.epoch})
-                if await run_control.run_state(instance.monitor) != run_control.RUNNING:
-                    await run_control.cont(instance.monitor)
-                with contextlib.suppress(KvmoveError):
-                    await run_control.announce_self(instance.monitor)
-            await self._own(won.epoch)
-
-    async def _read(self) -> Ownership | None:
-        while True:
-            with contextlib.suppress(KvmoveError):
-                return await self._host.registry.get(self.plan.vm.uuid)
+        while not await self._recovered():
             await pause()
+
+    async def _recovered(self) -> bool:
+        async with self.lock:
+            try:
+                if self.state is IncomingState.INTERRUPTED:
+                    await self._take_up(await self._host.registry.get(self.plan.vm.uuid))
+            except KvmoveError as error:
+                log.warning("incoming move %s cannot be taken up yet: %s", self.plan.move_id, error.detail)
+            return self.state is not IncomingState.INTERRUPTED
+
+    async def _take_up(self, stored: Ownership | None) -> None:
+        won = record_committed(self.plan)
+        if stored == record_under_way(self.plan):
+            return
+        if stored != won:
+            await self._discard()
+        elif self._is_own():
+            await self._own(won.epoch)
+        else:
+            await self._take_up_won(won)
+
+    def _is_own(self) -> bool:
+        """Whether the agent died after it had made the VM its own, and before it wrote that the move has ended."""
+        try:
+            self._host.vms.definition(self.plan.vm.uuid)
+        except NotFound:
+            return False
+        return True
+
+    async def _take_up_won(self, won: Ownership) -> None:
+        instance = await self._host.vms.adopt_incoming(self.plan.vm, self.plan.move_id)
+        if instance is not None and not instance.process.is_alive():
+            instance = None
+        may_have_run = self._journal.has(Step.CONT_INTENT)
+        if instance is None and may_have_run:
+            await self._own(won.epoch, IncomingState.CRASHED)
+        elif instance is None:
+            await self._give_back(won, "its QEMU is gone")
+        else:
+            self._journal.write(Step.CONT_INTENT, {"epoch": won.epoch})
+            if await run_control.run_state(instance.monitor) != run_control.RUNNING:
+                await run_control.cont(instance.monitor)
+            with contextlib.suppress(KvmoveError):
+                await run_control.announce_self(instance.monitor)
+            await self._own(won.epoch)

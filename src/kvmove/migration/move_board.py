@@ -6,6 +6,7 @@ per phase, bytes per NIC, the parts of the switchover, digests.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 
@@ -30,6 +31,8 @@ from kvmove.mover.disk_move import DiskMove, DiskSnapshot
 from kvmove.qemu.migration import MigrationInfo
 
 FIRST = Course()
+
+REGISTRY_RETRY_SECONDS = 0.2
 
 
 class MoveBoard:
@@ -102,9 +105,17 @@ class MoveBoard:
     def digests(self, source: Mapping[str, str], destination: Mapping[str, str]) -> None:
         self._digests = (source, destination)
 
-    def failing(self, error: KvmoveError) -> None:
-        """The move is being undone."""
-        self._problem = self._problem or error
+    async def waiting_for_registry(self) -> None:
+        """The registry does not answer; between two attempts to note there that the VM stays."""
+        self.message = "the VM runs on at the source; waiting for the registry, to note it there"
+        await asyncio.sleep(REGISTRY_RETRY_SECONDS)
+
+    def failing(self, error: KvmoveError, *, instead: bool = False) -> None:
+        """The move is being undone. The first reason stays, unless a later one is put `instead`."""
+        if self._problem is not None:
+            error.step = error.step or self._problem.step
+        if self._problem is None or instead:
+            self._problem = error
         if phases.may_enter(self.course, Phase.ABORTING):
             error.step = error.step or self.course.phase
             self.enter(Phase.ABORTING)

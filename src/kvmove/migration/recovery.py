@@ -18,19 +18,19 @@ from pathlib import Path
 
 from kvmove.client.agent import AgentClient
 from kvmove.errors import CheckFailed, KvmoveError, MoveFailed
-from kvmove.migration.clean_up import clean_up, stay
+from kvmove.migration.clean_up import give_away, stay
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import MoveJournal, Step
 from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.move_record import record_under_way
 from kvmove.migration.phases import Course, HandOver
-from kvmove.migration.switchover import decide, pause
+from kvmove.migration.switchover import Decision, decide, pause
 from kvmove.model.move import MovePlan, Phase
-from kvmove.model.ownership import Ownership
 from kvmove.qemu import run_control
 from kvmove.qemu.block_jobs import MirrorJob, MirrorSpec
 from kvmove.qemu.features import find_features
 from kvmove.qemu.instance import Instance
-from kvmove.qemu.migration import Migration, Status
+from kvmove.qemu.migration import Migration, Status, give_up
 from kvmove.registry import ownership
 from kvmove.registry.settle import read_until_known, swap_until_known
 
@@ -50,20 +50,30 @@ class MoveRecovery:
         course = Course(Phase.SWITCHING_OVER, HandOver.YIELDED) if yielded else Course(Phase.ABORTING)
         self.board = MoveBoard(self.plan, course)
         self.board.message = "the source's agent was restarted"
-        owned = Ownership(vm=self.plan.vm.uuid, owner=host.name, epoch=self.plan.epoch)
-        self._moving = ownership.begin(owned, self.plan.move_id, self.plan.destination.name)
+        self._moving = record_under_way(self.plan)
+        self._decision: Decision | None = None
 
     async def run(self) -> None:
-        """Until the move has ended, however long the registry takes."""
+        """Until the move has ended, however long the registry, or a QEMU that does not answer, takes."""
         destination = AgentClient(self.plan.destination, self._host.pki)
+        try:
+            while self.board.status().outcome is None:
+                await self._try(destination)
+        finally:
+            await destination.close()
+        self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
+
+    async def _try(self, destination: AgentClient) -> None:
+        """All that is done here may be done again."""
         try:
             if self._journal.has(Step.YIELDED):
                 await self._decide(destination)
             else:
                 await self._undo(destination)
-        finally:
-            await destination.close()
-        self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
+        except KvmoveError as error:
+            log.error("move %s cannot be taken up yet: %s", self.plan.move_id, error.detail)
+            self.board.message = f"the source's agent was restarted and cannot end this move yet: {error.detail}"
+            await pause()
 
     def _instance(self) -> Instance | None:
         with contextlib.suppress(CheckFailed):
@@ -77,15 +87,17 @@ class MoveRecovery:
         if instance is not None:
             await undo_in_qemu(instance, self.plan)
         aborted = ownership.abort(self._moving, self.plan.move_id)
-        record = await read_until_known(self._host.registry, self._moving, pause)
+        record = await read_until_known(self._host.registry, self._moving, self.board.waiting_for_registry)
         if record == self._moving:
-            record = await swap_until_known(self._host.registry, self._moving, aborted, pause)
+            wait = self.board.waiting_for_registry
+            record = await swap_until_known(self._host.registry, self._moving, aborted, wait)
         self._host.vms.end_move(self.plan.vm.uuid, record.epoch if record is not None else self.plan.epoch)
         await self._tell(destination)
         self.board.failing(
             MoveFailed(
                 "The agent of the source was restarted while the VM moved; the move was undone.",
                 hint=f"Move again: kvmove move {self.plan.vm.name} {self.plan.destination.name}",
+                step=str(self._journal.steps.get(Step.REACHED, {}).get("phase", Phase.PREPARING)),
             )
         )
         self.board.ended(Phase.ABORTED if instance is not None else Phase.LOST)
@@ -102,14 +114,16 @@ class MoveRecovery:
 
     # After it.
 
+    async def _find_out(self, destination: AgentClient) -> Decision:
+        decision = await decide(self.plan, self._host, destination, self.board.in_doubt)
+        self.board.decided(by_destination=decision.record.owner != self._host.name, parts={})
+        return decision
+
     async def _decide(self, destination: AgentClient) -> None:
-        record = await decide(self.plan, self._host, destination, self._moving, self.board.in_doubt)
-        by_destination = record.owner != self._host.name
-        self.board.decided(by_destination=by_destination, parts={})
-        if by_destination:
-            self.board.enter(Phase.CLEANING_UP)
-            await clean_up(self._host, self.plan, destination, self.board)
-            self.board.ended(Phase.COMPLETED)
+        decision = self._decision = self._decision or await self._find_out(destination)
+        record = decision.record
+        if record.owner != self._host.name:
+            await give_away(self._host, self.plan, destination, self.board, guest_ended=decision.guest_ended)
             return
         instance = self._instance()
         if instance is not None:
@@ -119,6 +133,7 @@ class MoveRecovery:
             MoveFailed(
                 "The agent of the source was restarted in the switchover, and the VM went on at the source.",
                 hint=f"Move again: kvmove move {self.plan.vm.name} {self.plan.destination.name}",
+                step=Phase.SWITCHING_OVER,
             )
         )
         self.board.ended(Phase.ABORTED if instance is not None else Phase.LOST)
@@ -131,7 +146,7 @@ async def undo_in_qemu(instance: Instance, plan: MovePlan) -> None:
     """
     try:
         migration = Migration(instance.monitor, await find_features(instance.monitor))
-        status = await migration.cancel()
+        status = await give_up(migration, instance.oob)
         if status is Status.COMPLETED or await run_control.run_state(instance.monitor) != run_control.RUNNING:
             await run_control.cont(instance.monitor)
             await run_control.announce_self(instance.monitor)

@@ -24,17 +24,26 @@ from contextlib import AsyncExitStack
 from typing import Any, ParamSpec, TypeVar
 
 from kvmove.client.agent import AgentClient
-from kvmove.errors import KvmoveError, MoveFailed, NotConverged, Unreachable
+from kvmove.errors import Cancelled, KvmoveError, MoveFailed, NotConverged, Unreachable
 from kvmove.failpoints import reach
 from kvmove.memory.channel_relay import SourceRelay
 from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit
-from kvmove.migration.clean_up import clean_up, stay
+from kvmove.migration.clean_up import give_away, stay
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
 from kvmove.migration.memory_channels import memory_channels, route_of
 from kvmove.migration.move_board import MoveBoard
-from kvmove.migration.switchover import REGISTRY_SECONDS, SwitchoverParts, Timing, hand_over, pause, send_rest
-from kvmove.migration.watch import MoveWatch, VmLost
+from kvmove.migration.move_record import record_before, record_under_way
+from kvmove.migration.switchover import (
+    REGISTRY_SECONDS,
+    Decision,
+    SwitchoverParts,
+    Timing,
+    hand_over,
+    pause,
+    send_rest,
+)
+from kvmove.migration.watch import MoveWatch, VmLost, vm_lost
 from kvmove.model.move import MovePlan, Phase, Route
 from kvmove.model.ownership import Ownership
 from kvmove.mover.bulk_copy import SourceDisk
@@ -45,7 +54,7 @@ from kvmove.pki.identity import Identity, Role
 from kvmove.qemu import run_control
 from kvmove.qemu.block_jobs import MirrorJob, MirrorSpec, drain
 from kvmove.qemu.features import find_features
-from kvmove.qemu.migration import ENDED, Migration, MigrationInfo, MigrationParameters, Status
+from kvmove.qemu.migration import ENDED, Migration, MigrationInfo, MigrationParameters, Status, give_up
 from kvmove.registry import ownership
 from kvmove.registry.settle import swap_until_known
 from kvmove.transport.dial import Dialer
@@ -76,11 +85,12 @@ class SourceMove:
         self._instance = host.vms.instance(plan.vm.uuid)
         context = client_context(host.pki) if plan.encrypt else None
         self._dialer = Dialer(plan.move_id, ticket, context, Identity(Role.AGENT, plan.destination.name).dns_name)
-        self._record = Ownership(vm=plan.vm.uuid, owner=host.name, epoch=plan.epoch)
+        self._record = record_before(plan)
         self._watch = MoveWatch(plan, self._instance, self._destination)
         self._disks: DiskMove
         self._mirrors: list[MirrorJob] = []
         self._yielded = False
+        self._info: MigrationInfo | None = None
 
     def cancel(self) -> bool:
         """Ask for the end of the move; False when it is too late for it."""
@@ -89,14 +99,17 @@ class SourceMove:
         return not self._yielded
 
     async def run(self) -> None:
-        """The whole move. Never raises: how it ended is on the board and in the journal."""
+        """The whole move. How it ended is on the board and in the journal; failures are not raised."""
         try:
-            info = await self._move()
-            self.board.ended(Phase.COMPLETED, info)
+            decision = await self._decided()
+            if decision.record.owner == self._host.name:
+                await self._stay(decision.record)
+            else:
+                await give_away(
+                    self._host, self.plan, self._destination, self.board, self._info, guest_ended=decision.guest_ended
+                )
         except KvmoveError as error:
-            self.board.failing(error)
-            await self._see_that_it_runs(error)
-            self.board.ended(Phase.LOST if isinstance(error, VmLost) else Phase.ABORTED)
+            await self._failed(error)
         except asyncio.CancelledError:
             if not self._yielded:  # undone; after YIELDED the next start of the agent takes the move up
                 self.board.failing(MoveFailed("The agent of the source was stopped while the VM moved."))
@@ -107,31 +120,36 @@ class SourceMove:
                 self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
             await self._destination.close()
 
-    async def _move(self) -> MigrationInfo:
+    async def _decided(self) -> Decision:
+        """:raise KvmoveError: the move failed before YIELDED and was undone."""
         try:
             async with AsyncExitStack() as release:
                 release.callback(self.board.stop_watching)
-                record, info = await self._until_decided(release)
+                decision = await self._until_decided(release)
                 self.board.stop_watching()
-            return await self._after_decision(record, info)
+            return decision
         except KvmoveError:
             raise
         except Exception as error:
             log.exception("move %s failed", self.plan.move_id)
             raise MoveFailed(f"The move failed by a defect of ours: {error!r}.") from error
 
-    async def _after_decision(self, record: Ownership, info: MigrationInfo) -> MigrationInfo:
-        if record.owner == self._host.name:
-            await stay(self._host, self.plan, self._instance, record)
-            await self._tell_destination()
-            raise MoveFailed(
-                f"The destination could not take over VM {self.plan.vm.name}: {self.board.message}.",
-                hint="Look at the destination's agent, then move again.",
-            )
-        self.board.enter(Phase.CLEANING_UP)
-        await reach("source-cleaning-up")
-        await clean_up(self._host, self.plan, self._destination, self.board)
-        return info
+    async def _stay(self, record: Ownership) -> None:
+        """:raise KvmoveError: always: the move failed."""
+        await stay(self._host, self.plan, self._instance, record)
+        await self._tell_destination()
+        raise MoveFailed(
+            f"The destination could not take over VM {self.plan.vm.name}: {self.board.message.rstrip('.')}.",
+            hint="Look at the destination's agent, then move again.",
+        )
+
+    async def _failed(self, error: KvmoveError) -> None:
+        """The VM is the source's: end the move as failed, or as the VM's own end."""
+        if not self._instance.process.is_alive():
+            error = vm_lost(self.plan)
+        self.board.failing(error, instead=isinstance(error, VmLost))
+        await self._see_that_it_runs(error)
+        self.board.ended(Phase.LOST if isinstance(error, VmLost) else Phase.ABORTED)
 
     async def _see_that_it_runs(self, error: KvmoveError) -> None:
         """What the task says of the VM must be true: look, and let it go on if an undo could not."""
@@ -144,7 +162,7 @@ class SourceMove:
             error.vm_state = f"paused or hung on {self._host.name}: {trouble.detail}"
             error.hint = f"Look at VM {self.plan.vm.name} on {self._host.name}; nothing runs anywhere else."
 
-    async def _until_decided(self, release: AsyncExitStack) -> tuple[Ownership, MigrationInfo]:
+    async def _until_decided(self, release: AsyncExitStack) -> Decision:
         """Up to the answer who owns the VM. An error before YIELDED has been undone when it is raised."""
         async with AsyncExitStack() as undo:
             try:
@@ -153,27 +171,40 @@ class SourceMove:
                 self.board.failing(error)
                 raise
 
-    async def _phases(self, undo: AsyncExitStack, release: AsyncExitStack) -> tuple[Ownership, MigrationInfo]:
+    async def _phases(self, undo: AsyncExitStack, release: AsyncExitStack) -> Decision:
         await self._watched(self._prepare(undo, release))
-        self.board.enter(Phase.COPYING_DISKS)
+        self._enter(Phase.COPYING_DISKS)
         await self._watched(self._copy_disks(undo, release))
-        self.board.enter(Phase.COPYING_MEMORY)
+        self._enter(Phase.COPYING_MEMORY)
         migration = await self._watched(self._copy_memory(undo, release))
-        self.board.enter(Phase.SWITCHING_OVER)
+        self._enter(Phase.SWITCHING_OVER)
         parts = SwitchoverParts(
             self.plan, self._host, self._destination, self._instance, migration, self._disks, self._mirrors,
             self._record,
         )  # fmt: skip
         timing = Timing()
-        info = await self._watched(send_rest(parts, timing))
-        self._journal.write(Step.YIELDED, {"epoch": self._record.epoch})
-        undo.pop_all()  # from here nothing is undone: the destination may let the guest run
+        self._info = await self._watched(send_rest(parts, timing))
+        if self._watch.cancelled.is_set():
+            raise Cancelled("The operator cancelled the move.")
         self._yielded = True
+        undo.pop_all()  # from here nothing is undone: the destination may let the guest run
         self.board.yielded()
         self._disks.end()
-        record = await hand_over(parts, timing, self.board.in_doubt)
-        self.board.decided(by_destination=record.owner != self._host.name, parts=timing.parts)
-        return record, info
+        decision = await hand_over(parts, timing, self.board.in_doubt, unwritten=self._yield())
+        self.board.decided(by_destination=decision.record.owner != self._host.name, parts=timing.parts)
+        return decision
+
+    def _yield(self) -> str:
+        """Write YIELDED; why it could not be, if so."""
+        try:
+            self._journal.write(Step.YIELDED, {"epoch": self._record.epoch})
+        except OSError as error:
+            return f"the source's journal cannot be written: {error}"
+        return ""
+
+    def _enter(self, phase: Phase) -> None:
+        self.board.enter(phase)
+        self._journal.note(Step.REACHED, {"phase": phase})
 
     async def _watched(self, work: Coroutine[Any, Any, T]) -> T:
         """Do `work`, unless what a move depends on fails meanwhile, or the operator cancels.
@@ -187,6 +218,9 @@ class SourceMove:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError, KvmoveError):
                 await watch
+            error = task.exception()
+            if isinstance(error, KvmoveError):
+                await self._watch.blame(error)
             return task.result()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError, KvmoveError):
@@ -197,7 +231,7 @@ class SourceMove:
 
     async def _prepare(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
         self._journal.write(Step.BEGAN, {"plan": self.plan.model_dump(mode="json")})
-        begun = ownership.begin(self._record, self.plan.move_id, self.plan.destination.name)
+        begun = record_under_way(self.plan)
         undo.push_async_callback(_quietly, self._abort_ownership, begun)
         await self._host.registry.swap(self._record, begun)
         self._record = begun
@@ -226,7 +260,8 @@ class SourceMove:
     async def _abort_ownership(self, begun: Ownership) -> None:
         """Undo of `begin`: the VM stays, under a new epoch."""
         aborted = ownership.abort(begun, self.plan.move_id)
-        stored = await swap_until_known(self._host.registry, begun, aborted, pause)
+        stored = await swap_until_known(self._host.registry, begun, aborted, self.board.waiting_for_registry)
+        self.board.message = ""
         epoch = stored.epoch if stored is not None else self.plan.epoch
         self._host.vms.end_move(self.plan.vm.uuid, epoch)
 
@@ -282,6 +317,7 @@ class SourceMove:
         limits = MigrationParameters(max_bandwidth=UNLIMITED, downtime_limit_ms=convergence.first_limit_ms)
         await migration.configure_source(memory_channels(self.plan), limits)
         undo.push_async_callback(_quietly, self._cancel_migration, migration)
+        undo.callback(relay.close)  # first: QEMU may wait for a channel, and would not heed the cancel
         await migration.migrate(f"unix:{path}")
         await reach("source-pre-copy")
         while True:
@@ -291,7 +327,7 @@ class SourceMove:
                 await reach("source-pre-switchover")
                 return migration
             if info.status in ENDED:
-                raise MoveFailed(f"The memory's transfer ended as {info.status}: {relay.failure or info.error}.")
+                raise MoveFailed(f"The memory's transfer ended as {info.status}: {relay.why() or info.error}.")
             await self._steer(migration, convergence, info)
 
     async def _steer(self, migration: Migration, convergence: Convergence, info: MigrationInfo) -> None:
@@ -322,7 +358,7 @@ class SourceMove:
     async def _cancel_migration(self, migration: Migration) -> None:
         """Undo of `migrate`: QEMU lets a paused guest go on, but for one whose memory was all sent: that is let go on
         here. The destination cannot have let it run: it was never told to take over."""
-        status = await migration.cancel()
+        status = await give_up(migration, self._instance.oob)
         if status is Status.COMPLETED:
             await run_control.cont(self._instance.monitor)
         await run_control.announce_self(self._instance.monitor)

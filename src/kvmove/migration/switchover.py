@@ -18,13 +18,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from kvmove.client.agent import AgentClient
 from kvmove.errors import Busy, KvmoveError, MoveFailed, Unreachable
 from kvmove.failpoints import reach
 from kvmove.migration.host_parts import HostParts
+from kvmove.migration.move_record import record_committed, record_under_way
 from kvmove.model.move import MovePlan
 from kvmove.model.ownership import Ownership
 from kvmove.mover.disk_move import DiskMove
@@ -122,48 +124,67 @@ async def _require_registry(parts: SwitchoverParts) -> None:
         raise Busy(f"The registry says that VM {parts.plan.vm.name} is not in this move any more.")
 
 
-async def hand_over(parts: SwitchoverParts, timing: Timing, in_doubt: Callable[[str], None]) -> Ownership:
+class Decision(NamedTuple):
+    """Who owns the VM after the hand-over. `guest_ended`: the destination does, and its QEMU has ended since."""
+
+    record: Ownership
+    guest_ended: bool = False
+
+
+async def hand_over(
+    parts: SwitchoverParts, timing: Timing, in_doubt: Callable[[str], None], *, unwritten: str = ""
+) -> Decision:
     """Find out who owns the VM; YIELDED is written. `in_doubt` is told when that takes longer, and why.
+
+    With `unwritten` it says why the word could not be written, and yet may be read in the journal: the destination is
+    not asked, and the source's abort wins before the guest goes on.
 
     Does not raise, but for a cancelled task: then the next start of the agent finds out.
     """
-    await reach("source-yielded")
-    record = await decide(parts.plan, parts.host, parts.destination, parts.record, in_doubt)
+    try:
+        await reach("source-yielded")
+    except MoveFailed as error:
+        unwritten = error.detail
+    if unwritten:
+        in_doubt(unwritten)
+    decision = await decide(parts.plan, parts.host, parts.destination, in_doubt, ask=not unwritten)
     timing.mark("hand-over")
-    return record
+    return decision
 
 
 async def decide(
-    plan: MovePlan, host: HostParts, destination: AgentClient, record: Ownership, in_doubt: Callable[[str], None]
-) -> Ownership:
-    """Ask the destination to take over, and if it does not answer let the registry decide; the record in the end.
+    plan: MovePlan, host: HostParts, destination: AgentClient, in_doubt: Callable[[str], None], *, ask: bool = True
+) -> Decision:
+    """Ask the destination to take over, and if it does not answer let the registry decide; who owns the VM in the end.
 
     The source's own way out is to win an abort at the same record that the destination must win its commit at: one of
-    the two happens. If the commit happened, the destination is asked until it says that the guest runs there, or
-    that it gave the VM back.
+    the two happens. If the commit happened, the destination is asked until it says what became of the guest there, or
+    until the registry says that it gave the VM back or has moved it on.
     """
-    try:
-        answer = await destination.take_over_incoming(plan.move_id, {}, timeout=TAKE_OVER_SECONDS)
-        if answer.get("state") == "running":
-            return ownership.commit(record, plan.move_id, plan.destination.name)
-        reason = f"the destination says that the move is {answer.get('state')}"
-    except KvmoveError as error:
-        reason = error.detail
-    log.warning("move %s: the hand-over was not answered: %s", plan.move_id, reason)
-    in_doubt(reason)
-    aborted = ownership.abort(record, plan.move_id)
-    stored = await swap_until_known(host.registry, record, aborted, pause)
+    moving, committed = record_under_way(plan), record_committed(plan)
+    if ask:
+        try:
+            answer = await destination.take_over_incoming(plan.move_id, {}, timeout=TAKE_OVER_SECONDS)
+            if (ended := _guest_ended(answer)) is not None:
+                return Decision(committed, ended)
+            reason = f"the destination says that the move is {answer.get('state')}"
+        except KvmoveError as error:
+            reason = error.detail
+        log.warning("move %s: the hand-over was not answered: %s", plan.move_id, reason)
+        in_doubt(reason)
+    stored = await swap_until_known(host.registry, moving, ownership.abort(moving, plan.move_id), pause)
     while stored is None or stored.owner != host.name:
-        if await _runs_at(destination, plan.move_id):
-            return ownership.commit(record, plan.move_id, plan.destination.name)
+        if stored is not None and stored != committed and stored.epoch >= committed.epoch:
+            return Decision(committed)  # nobody else can change it but a destination that ran it
+        with contextlib.suppress(KvmoveError):
+            if (ended := _guest_ended(await destination.incoming(plan.move_id))) is not None:
+                return Decision(committed, ended)
         await pause()
         with contextlib.suppress(KvmoveError):
             stored = await host.registry.get(plan.vm.uuid)
-    return stored
+    return Decision(stored)
 
 
-async def _runs_at(destination: AgentClient, move_id: str) -> bool:
-    try:
-        return (await destination.incoming(move_id)).get("state") == "running"
-    except KvmoveError:
-        return False
+def _guest_ended(answer: Mapping[str, Any]) -> bool | None:
+    """Whether the guest, handed over, has ended at the destination; None while it is not known to have run there."""
+    return {"running": False, "crashed": True}.get(str(answer.get("state")))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from kvmove.client.agent import AgentClient
 from kvmove.errors import Busy, Cancelled, KvmoveError, MoveFailed, NotAllowed, NotFound, Unreachable
@@ -20,9 +21,20 @@ ASK_SECONDS = 0.5
 SILENCE_SECONDS = 10.0
 """So long may the destination's agent not answer before the move is given up."""
 
+BLAME_SECONDS = 0.5
+"""So long may a guest that stands still wait for a better word on why its move failed."""
+
 
 class VmLost(MoveFailed):
     """The VM's own QEMU ended at the source: the VM does not run any more, whatever the move does."""
+
+
+def vm_lost(plan: MovePlan) -> VmLost:
+    """That, of this VM."""
+    return VmLost(
+        f"The QEMU of VM {plan.vm.name} ended while the VM moved.",
+        hint=f"The VM's disks are whole at the source: start it there, kvmove vm start {plan.vm.name}.",
+    )
 
 
 class MoveWatch:
@@ -52,20 +64,31 @@ class MoveWatch:
         if self.cancelled.is_set():
             raise Cancelled("The operator cancelled the move.")
         if not self._instance.process.is_alive():
-            raise VmLost(
-                f"The QEMU of VM {self._plan.vm.name} ended while the VM moved.",
-                hint="The VM's disks are whole at the source: start it there.",
-            )
+            raise vm_lost(self._plan)
         if self.disks is not None and self.disks.failure is not None:
             raise self.disks.failure
+
+    async def blame(self, error: KvmoveError) -> None:
+        """The work failed with `error`. If it did because the destination did, that is what the task should say.
+
+        :raise MoveFailed: it was so.
+        """
+        if not self.destination_is_ready or isinstance(error, VmLost):
+            return
+        try:
+            async with asyncio.timeout(BLAME_SECONDS):
+                self._judge(await self._destination.incoming(self._plan.move_id))
+        except (Unreachable, TimeoutError) as silence:
+            said = f"{error.detail.rstrip('.')}; the destination's agent does not answer."
+            raise MoveFailed(said, hint="See whether it runs; then move again.") from silence
+        except (NotFound, NotAllowed, Busy) as gone:
+            raise self._gave_up(gone) from error
 
     async def _ask_destination(self) -> None:
         try:
             answer = await self._destination.incoming(self._plan.move_id)
         except (NotFound, NotAllowed, Busy) as error:
-            raise MoveFailed(
-                f"The destination gave up the move: {error.detail}", hint="Its agent was restarted; move again."
-            ) from error
+            raise self._gave_up(error) from error
         except Unreachable as error:
             if time.monotonic() - self._heard > SILENCE_SECONDS:
                 raise Unreachable(f"The destination's agent does not answer: {error.detail}") from error
@@ -73,7 +96,19 @@ class MoveWatch:
         except KvmoveError as error:
             raise MoveFailed(f"The destination cannot go on: {error.detail}") from error
         self._heard = time.monotonic()
+        self._judge(answer)
+
+    @staticmethod
+    def _gave_up(error: KvmoveError) -> MoveFailed:
+        return MoveFailed(
+            f"The destination gave up the move: {error.detail}", hint="Was its agent restarted? Move again."
+        )
+
+    @staticmethod
+    def _judge(answer: Mapping[str, Any]) -> None:
         if answer.get("failure"):
             raise MoveFailed(f"The destination cannot go on: {answer['failure']}.")
+        if answer.get("state") == "interrupted":
+            raise MoveFailed("The destination's agent was restarted while the VM moved.", hint="Move again.")
         if answer.get("state") != "prepared":
             raise MoveFailed(f"The destination says that the move is {answer.get('state')}.")
