@@ -8,11 +8,12 @@ OUTPUT ?= table
 DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux gcc libc6-dev python3-venv
 DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 
-.PHONY: help setup packages guest demo test check unit integration soak compare clean
+.PHONY: help setup packages guest demo test check unit integration faults soak compare clean
 
 help:
 	@echo "make demo      move a running VM between two hosts on this machine, and report what happened"
 	@echo "make test      lint, types, unit and integration tests"
+	@echo "make faults    every fault at every step of a move, on a lab"
 	@echo "make soak      HOPS=$(HOPS) moves there and back under full write load"
 	@echo "make compare   kvmove beside libvirt on one lab"
 	@echo "make setup     only what these need: packages, .venv, guest kernel"
@@ -53,7 +54,10 @@ unit: $(VENV)/.ready
 	$(PY) -m pytest tests/unit
 
 integration: setup
-	$(PY) -m pytest tests/integration tests/faults
+	$(PY) -m pytest tests/integration tests/faults -m "not full"
+
+faults: setup
+	$(PY) -m pytest tests/faults
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

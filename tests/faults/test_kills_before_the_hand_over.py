@@ -1,0 +1,64 @@
+"""Agents and QEMUs die, and streams are cut, at three moments before the source gives its word: the VM runs on at the
+source, or the move repairs itself; nothing is lost, nothing is left, and the task says what happened."""
+
+import pytest
+
+from tests.support.fault_judge import MOVES, judge, stays
+from tests.support.fault_lab import BULK, PRE_COPY, PRE_SWITCHOVER, VM, FaultLab
+
+pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+
+MOMENTS = pytest.mark.parametrize("moment", [BULK, PRE_COPY, PRE_SWITCHOVER])
+
+
+def holds(moment: str) -> tuple[str, ...]:
+    return () if moment == BULK else (moment,)
+
+
+async def test_a_move_without_a_fault_passes_the_judge(faults: FaultLab) -> None:
+    async with faults.move("--verify") as move:
+        pass
+    await judge(faults, move, MOVES)
+
+
+@MOMENTS
+async def test_the_source_agent_dies(faults: FaultLab, moment: str) -> None:
+    async with faults.move(hold=holds(moment)) as move:
+        await faults.until(move, moment)
+        move.source.kill_agent()
+        faults.let_go(move)
+    await judge(faults, move, stays("agent of the source was restarted"))
+
+
+@MOMENTS
+async def test_the_destination_agent_dies(faults: FaultLab, moment: str) -> None:
+    async with faults.move(hold=holds(moment)) as move:
+        await faults.until(move, moment)
+        move.destination.kill_agent()
+        faults.let_go(move)
+    await judge(faults, move, stays("destination"))
+
+
+@MOMENTS
+async def test_the_destination_qemu_dies(faults: FaultLab, moment: str) -> None:
+    async with faults.move(hold=holds(moment)) as move:
+        await faults.until(move, moment)
+        move.destination.kill_qemu(VM.uuid)
+        faults.let_go(move)
+    await judge(faults, move, stays("destination.s QEMU"))
+
+
+async def test_all_streams_are_cut_in_the_bulk_copy_and_the_move_repairs_itself(faults: FaultLab) -> None:
+    async with faults.move("--verify") as move:
+        await faults.until(move, BULK)
+        assert await move.source.cut_streams() > 0
+    await judge(faults, move, MOVES)
+
+
+@pytest.mark.parametrize("moment", [PRE_COPY, PRE_SWITCHOVER])
+async def test_all_streams_are_cut_with_the_memory_on_its_way(faults: FaultLab, moment: str) -> None:
+    async with faults.move(hold=holds(moment)) as move:
+        await faults.until(move, moment)
+        assert await move.source.cut_streams() > 0
+        faults.let_go(move)
+    await judge(faults, move, stays("stream|memory"))
