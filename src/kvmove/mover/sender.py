@@ -5,7 +5,7 @@ a mirrored write finds at most WINDOW bytes of bulk data before it. Work goes to
 what fills NICs of unequal speed.
 
 A stream that dies takes nothing with it: the dispatcher gives its regions back, and this thread tries the NIC pair
-again. Deliberately not here: which data, in which order (dispatcher); what a frame holds (bulk_copy, frames).
+again. Deliberately not here: which data, in which order (dispatcher); reading it (read_ahead).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from kvmove.errors import KvmoveError, MoveFailed
-from kvmove.mover.bulk_copy import CHUNK, SMALL, BufferPool, BulkFrame, SourceDisk, region_frames
+from kvmove.mover.bulk_copy import CHUNK, SMALL, BulkFrame, SourceDisk
 from kvmove.mover.dispatcher import Dispatcher, WritePiece
+from kvmove.mover.read_ahead import ReadAhead
 from kvmove.mover.region_map import RegionCopy
 from kvmove.transport.stream import Stream, StreamLost
 from kvmove.wire import frames
@@ -27,10 +27,10 @@ from kvmove.wire.frames import FrameKind
 log = logging.getLogger(__name__)
 
 WINDOW = 256 * 1024
-"""Bytes queued for a socket before more is read: 2 ms of a 1 Gbit/s wire, enough to keep it busy."""
+"""Bytes queued for a socket, besides what the kernel holds: 2 ms of a 1 Gbit/s wire."""
 
-BUFFERS = 1 + -(-(WINDOW + CHUNK) // SMALL)
-"""Buffers that may be unsent at once, each holding at least SMALL bytes, and the one being filled."""
+BUFFERS = -(-(WINDOW + CHUNK) // SMALL)
+"""Buffers that may be unsent at once, each holding at least SMALL bytes."""
 
 LINGER = 0.002
 """Seconds that an idle stream waits for mirrored writes to gather: the guest does not wait for them (async mode), and
@@ -61,12 +61,6 @@ class Engine(Protocol):
         """The move cannot go on."""
 
 
-@dataclass(slots=True)
-class _Job:
-    copy: RegionCopy
-    frames: Iterator[BulkFrame]
-
-
 class Sender(threading.Thread):
     """Keeps one stream of a move open and busy. `open_stream` connects; it raises StreamLost when it cannot."""
 
@@ -78,8 +72,7 @@ class Sender(threading.Thread):
         self._engine = engine
         self._open = open_stream
         self._slot = slot
-        self._job: _Job | None = None
-        self._pool = BufferPool(BUFFERS)
+        self._reader: ReadAhead | None = None
         self._input = bytearray(64 * 1024)
         self._filled = 0
 
@@ -99,7 +92,9 @@ class Sender(threading.Thread):
 
     def wake(self) -> None:
         """From any thread: there is something to send."""
-        stream = self.stream
+        stream, reader = self.stream, self._reader
+        if reader is not None:
+            reader.look()
         if stream is not None:
             stream.wake()
 
@@ -113,10 +108,13 @@ class Sender(threading.Thread):
         """From an open stream to its end."""
         self.stream = stream
         self._filled = 0
-        self._pool = BufferPool(BUFFERS)  # a dead stream took some of the old ones with it
         self.number = self._engine.stream_opened(self)
+        self._reader = ReadAhead(
+            self._engine.disks, self._claim, stream.wake, may_sendfile=not stream.encrypted, buffers=BUFFERS
+        )
         reason = "the move ended"
         try:
+            self._reader.start()
             while not self._engine.stopping.is_set():
                 self._step(stream)
         except StreamLost as error:
@@ -129,10 +127,15 @@ class Sender(threading.Thread):
             reason = repr(error)
             self._engine.failed(MoveFailed(f"the stream over {self.nic} failed: {error!r}"))
         finally:
-            self._job = None
+            self._reader.stop()
+            self._reader = None
             stream.close()
             self._engine.stream_closed(self, reason)
             self.stream = None
+
+    def _claim(self) -> RegionCopy | None:
+        with self._engine.lock:
+            return self._engine.dispatcher.claim_region(self.number)
 
     def _step(self, stream: Stream) -> None:
         while stream.unsent < WINDOW and self._queue_next(stream):
@@ -140,11 +143,8 @@ class Sender(threading.Thread):
         stream.flush()
         if self._take_acknowledgements(stream):
             self._engine.progress_made()
-        elif stream.unsent >= WINDOW or not self._has_job():
+        elif stream.unsent >= WINDOW or not self._queue_next(stream):
             stream.wait(LINGER if not stream.unsent else 0.1)
-
-    def _has_job(self) -> bool:
-        return self._job is not None
 
     # What is sent next.
 
@@ -162,39 +162,28 @@ class Sender(threading.Thread):
         return True
 
     def _queue_bulk(self, stream: Stream) -> bool:
-        engine = self._engine
-        if self._job is None:
-            with engine.lock:
-                copy = engine.dispatcher.claim_region(self.number)
-            if copy is None:
-                return False
-            disk = engine.disks[copy.disk]
-            use_sendfile = not (stream.encrypted or disk.is_direct)
-            self._job = _Job(copy, region_frames(disk, copy, self._pool, use_sendfile=use_sendfile))
-        copy = self._job.copy
-        frame = next(self._job.frames, None)
-        with engine.lock:
-            wanted = frame is not None and engine.dispatcher.frame_queued(copy, frame.size)
+        assert self._reader is not None
+        read = self._reader.take()
+        if read is None:
+            return False
+        dispatcher, frame = self._engine.dispatcher, read.frame
+        with self._engine.lock:
             if frame is None:
-                engine.dispatcher.bulk_handed(copy)
-        if frame is not None and wanted:
-            self._queue_frame(stream, frame)
-            return True
-        if frame is not None and frame.buffer is not None:
+                dispatcher.bulk_handed(read.copy)
+                return True
+            wanted = dispatcher.frame_queued(read.copy, frame.size)
+        if wanted:
+            self._queue_frame(stream, read.copy.disk, frame)
+        elif frame.buffer is not None:
             frame.buffer.release()
-        self._job = None
         return True
 
-    def _queue_frame(self, stream: Stream, frame: BulkFrame) -> None:
+    def _queue_frame(self, stream: Stream, disk: int, frame: BulkFrame) -> None:
         stream.queue(frame.header)
         if frame.file_length:
-            stream.queue_file(self._engine.disks[self._job_disk()].fileno(), frame.file_offset, frame.file_length)
+            stream.queue_file(self._engine.disks[disk].fileno(), frame.file_offset, frame.file_length)
         elif frame.data is not None:
             stream.queue(frame.data, frame.buffer.release if frame.buffer is not None else None)
-
-    def _job_disk(self) -> int:
-        assert self._job is not None
-        return self._job.copy.disk
 
     # What comes back.
 

@@ -11,6 +11,7 @@ Replies given inside a handler's call go out together, once all requests that ca
 Does not watch the time: `oldest_arrival()` tells its owner how long QEMU has been waiting, and `abort()` ends it.
 """
 
+import contextlib
 import os
 import socket
 import stat
@@ -27,6 +28,10 @@ from kvmove.nbd.transmission import RequestHandler, Requests, encode_reply
 
 HANDSHAKE_SECONDS = 10.0
 """A client that has not asked for the export by then is shut out, so that the next can come."""
+
+PRIORITY = -10
+"""Nice value of the server's thread (Linux has one for each thread): a guest's write waits for it, and little work at
+that. On a busy machine nothing else of the agent comes before it."""
 
 MAX_SOCKET_PATH = 107
 """Linux: sun_path holds 108 bytes with the final zero."""
@@ -139,6 +144,8 @@ class NbdServer:
 
     def _run(self) -> None:
         self._thread_id = get_ident()
+        with contextlib.suppress(PermissionError):  # then it has to do without
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
         try:
             reason = self._serve()
         except (ProtocolError, OSError) as error:
