@@ -5,11 +5,13 @@ Writes, gaps and bytes are measured outside of both contestants, in the same way
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from kvmove.lab import addresses, ledger_vm, observation, preparation
+from kvmove.lab.commands import LabFailed
 from kvmove.lab.guest.image import GuestImage, build
 from kvmove.lab.guest.recorder_log import RecorderLog, now_ns
 from kvmove.lab.lab import Lab
@@ -28,6 +30,7 @@ and both contestants share."""
 
 SETTLE = 5.0
 LIBVIRT_TIMEOUT = 400.0
+LIBVIRT_ATTEMPTS = 3
 SYNCHRONOUS = ("--copy-storage-synchronous-writes", "--auto-converge")
 
 
@@ -44,7 +47,7 @@ async def run_compare(guest_folder: Path, audience: Audience, *, encrypt: bool) 
     image = await asyncio.to_thread(build, guest_folder)
     async with Lab.passing("compare", COMPARE_LAB) as lab:
         bench = Bench(lab, image, audience, encrypt=encrypt)
-        libvirt = await bench.libvirt(contender("libvirt", 1))
+        libvirt = await bench.libvirt_until_its_guest_lives()
         one = await bench.kvmove(contender("one-nic", 2), ("mig0",))
         two = await bench.kvmove(contender("two-nics", 3), ("mig0", "mig1"))
     return CompareResult(kvmove=one, kvmove_two_nics=two, libvirt_sync=libvirt)
@@ -59,6 +62,7 @@ class Bench:
         self.audience = audience
         self.encrypt = encrypt
         self.source, self.destination = lab.hosts[:2]
+        self._peers: list[LibvirtPeer] = []
 
     async def kvmove(self, vm: LedgerVm, nics: tuple[str, ...]) -> ContestantResult:
         """Move `vm` with kvmove over these NICs; afterwards it is gone.
@@ -78,14 +82,32 @@ class Bench:
         await self.lab.manager.delete_vm(str(vm.uuid))
         return self._result(vm, moved.at, downtime, sum(moved.sent.values()), allocated)
 
+    async def libvirt_until_its_guest_lives(self) -> ContestantResult:
+        """QEMU 7.2 can lose memory of an emulated guest that it migrates if its RAM is a multiple of 256 KiB, and
+        libvirt allows no other sizes: now and then its guest does not outlive the move, and it is moved again.
+
+        :raise LabFailed: as `libvirt`, and three times.
+        """
+        for attempt in range(LIBVIRT_ATTEMPTS):
+            try:
+                return await self.libvirt(contender("libvirt", 1))
+            except LabFailed as error:
+                if attempt == LIBVIRT_ATTEMPTS - 1:
+                    raise
+                self.audience.say(f"libvirt's guest did not outlive its move; once more ({error.detail})")
+                for peer in await self._libvirt_peers():
+                    with contextlib.suppress(LabFailed):
+                        await peer.virsh("destroy", "libvirt")
+                await asyncio.to_thread(self._remove_disks, self._peer_guest(contender("libvirt", 1)).disk)
+        raise AssertionError("the loop returns or raises")
+
     async def libvirt(self, vm: LedgerVm) -> ContestantResult:
         """Move `vm` with libvirt in synchronous mode over the first NIC; afterwards it is gone.
 
         :raise LabFailed: libvirt is not installed, refused, or took longer than some minutes.
         """
         self.audience.say("libvirt, synchronous writes, over mig0")
-        here, there = (LibvirtPeer(host, self.lab.folders) for host in (self.source, self.destination))
-        await asyncio.gather(here.start(), there.start())
+        here, there = await self._libvirt_peers()
         guest = self._peer_guest(vm)
         await asyncio.to_thread(ledger_vm.fill, self.source.outside(guest.disk), vm, self.image)
         await asyncio.to_thread(_make_empty, self.destination.outside(guest.disk), vm.disk)
@@ -101,6 +123,13 @@ class Bench:
         await there.virsh("destroy", vm.name)
         await asyncio.to_thread(self._remove_disks, guest.disk)
         return self._result(vm, at, figures.downtime_ms, sent, allocated)
+
+    async def _libvirt_peers(self) -> list[LibvirtPeer]:
+        """libvirt on the first two hosts, started at first."""
+        if not self._peers:
+            self._peers = [LibvirtPeer(host, self.lab.folders) for host in (self.source, self.destination)]
+            await asyncio.gather(*(peer.start() for peer in self._peers))
+        return self._peers
 
     async def _timed(self, watched: int, migrate: Callable[[], Awaitable[None]]) -> tuple[Instants, int]:
         counters = await self.source.nic_counters()
