@@ -7,7 +7,13 @@ stream (role MEMORY) to the destination, where the other end connects to the Uni
   four bytes, connects the main channel first, and holds the others back until the destination has it.
 - One stream per channel: QEMU 7.2 reads nothing from main until all multifd channels are there, and later stops
   reading main while it waits for them, so channels that shared a connection would deadlock.
-- An end or a break on one side is passed on at once, after what came before it.
+- An end on one side is passed on at once, after what came before it.
+- A break in the network is *not* passed on to the source's QEMU: its channel is read on, into the void, until it is
+  closed. QEMU 7.2 hangs for good in `multifd_send_sync_main` (migration/multifd.c) when multifd channels break
+  together: a channel's thread that sees the end first leaves without posting the semaphore that the migration's thread
+  waits for. Cancelled over channels that are whole it ends well. So whoever runs the move watches `why` and cancels.
+
+The source's relay runs in a process of its own (relay_process), because a killed agent must not break channels either.
 
 One thread per channel. Deliberately not here: what the bytes mean, and QMP.
 """
@@ -20,6 +26,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from kvmove.transport.stream import Stream, StreamLost
@@ -32,14 +39,18 @@ MAIN_MAGIC = b"QEVM"
 MAIN_CHANNEL = 0
 CHUNK = 256 * 1024
 CONNECT_SECONDS = 10.0
+DRAIN_SECONDS = 600.0
+"""A QEMU that neither sends nor closes for so long is left to itself."""
 
 
 class ChannelPump:
     """Carries bytes both ways between a Unix socket of QEMU and a stream, in one thread (see `transport.stream`)."""
 
-    def __init__(self, local: socket.socket, stream: Stream) -> None:
+    def __init__(self, local: socket.socket, stream: Stream, *, keep_local: bool) -> None:
+        """With `keep_local` a broken stream leaves QEMU's side open until QEMU closes it."""
         self.stream = stream
         self.lost = ""
+        self._keep_local = keep_local
         self._local = local
         self._from_local = memoryview(bytearray(CHUNK))
         self._to_local = memoryview(bytearray(CHUNK))
@@ -59,8 +70,10 @@ class ChannelPump:
         finally:
             with contextlib.suppress(OSError):
                 self._flush_local()
-            self._local.close()
             self.stream.close()
+            if self.lost and self._keep_local:
+                drain(self._local)
+            self._local.close()
 
     def cut(self) -> None:
         """From any thread: break the channel."""
@@ -125,17 +138,27 @@ class ChannelPump:
         poll.poll(1000)
 
 
+def drain(local: socket.socket) -> None:
+    """Read what QEMU still sends, and drop it, until QEMU closes the channel."""
+    void = bytearray(CHUNK)
+    local.settimeout(DRAIN_SECONDS)
+    with contextlib.suppress(OSError):
+        while local.recv_into(void):
+            pass
+
+
 class SourceRelay:
     """Listens for the source's QEMU. `dial` opens the stream of a channel by its number (0 is main)."""
 
     def __init__(self, path: Path, channels: int, dial: Callable[[int], Stream]) -> None:
         self.failure = ""
+        self.open_channels = 0
         self._path = path
         self._expected = 1 + channels
         self._dial = dial
         self._pumps: list[ChannelPump] = []
         self._lock = threading.Lock()
-        self._closed = False
+        self._given_up = False
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         path.unlink(missing_ok=True)
         self._listener.bind(str(path))
@@ -147,7 +170,7 @@ class SourceRelay:
         self._thread.start()
 
     def why(self) -> str:
-        """Why QEMU's migration failed, if it was the network; else empty."""
+        """What of the network failed; empty while it is whole."""
         with self._lock:
             return self.failure or _first_loss(self._pumps)
 
@@ -159,23 +182,26 @@ class SourceRelay:
                 total[pump.stream.nic] = total.get(pump.stream.nic, 0) + pump.stream.bytes_sent
         return total
 
-    def close(self) -> None:
-        """Break all channels and listen no more; QEMU's migration fails, if it was under way."""
+    def give_up(self) -> None:
+        """Send nothing more. QEMU's channels, also those that it opens from now on, are read until QEMU closes them."""
         with self._lock:
-            self._closed = True
+            self._given_up = True
             pumps = list(self._pumps)
+        for pump in pumps:
+            pump.cut()
+
+    def close(self) -> None:
+        """Listen no more."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for pump in pumps:
-            pump.cut()
         self._path.unlink(missing_ok=True)
 
     def _accept_all(self) -> None:
         held: list[socket.socket] = []
         main_is_open = False
-        try:
-            for _ in range(self._expected):
+        with contextlib.suppress(OSError):  # the listener was closed
+            while True:
                 local, _ = self._listener.accept()
                 if main_is_open:
                     self._open(local)
@@ -186,33 +212,46 @@ class SourceRelay:
                         self._open(held.pop(0))
                 else:
                     held.append(local)
-        except (OSError, StreamLost) as error:
-            if not self._closed:
-                self.failure = f"a memory channel could not be opened: {error}"
-                log.warning("%s", self.failure)
-                self.close()  # also those that QEMU has opened and that were not taken yet: it would wait for them
-        finally:
-            for local in held:
-                local.close()
+        for local in held:
+            local.close()
 
     @staticmethod
     def _first_bytes(local: socket.socket) -> bytes:
         """The channel's magic, left in the socket."""
         local.settimeout(CONNECT_SECONDS)
-        return local.recv(len(MAIN_MAGIC), socket.MSG_PEEK | socket.MSG_WAITALL)
+        with contextlib.suppress(TimeoutError):
+            return local.recv(len(MAIN_MAGIC), socket.MSG_PEEK | socket.MSG_WAITALL)
+        return b""
 
     def _open(self, local: socket.socket) -> None:
+        """Connect a channel to the destination; one that cannot be is read into the void."""
+        run: Callable[[], None] = partial(_drain_and_close, local)
         try:
-            stream = self._dial(len(self._pumps))
-        except StreamLost:
-            local.close()  # QEMU sees its migration fail
-            raise
-        pump = ChannelPump(local, stream)
+            if not self._given_up:
+                pump = ChannelPump(local, self._dial(len(self._pumps)), keep_local=True)
+                run = pump.run
+                with self._lock:
+                    self._pumps.append(pump)
+                if self._given_up:
+                    pump.cut()
+        except StreamLost as error:
+            self.failure = self.failure or f"a memory channel could not be opened: {error}"
+            log.warning("%s", self.failure)
+        threading.Thread(target=self._run, args=(run,), name="memory-channel", daemon=True).start()
+
+    def _run(self, run: Callable[[], None]) -> None:
         with self._lock:
-            self._pumps.append(pump)
-            if self._closed:
-                pump.cut()
-        threading.Thread(target=pump.run, name="memory-channel", daemon=True).start()
+            self.open_channels += 1
+        try:
+            run()
+        finally:
+            with self._lock:
+                self.open_channels -= 1
+
+
+def _drain_and_close(local: socket.socket) -> None:
+    drain(local)
+    local.close()
 
 
 class DestinationRelay:
@@ -238,7 +277,7 @@ class DestinationRelay:
         except OSError as error:
             local.close()
             raise StreamLost(f"the destination's QEMU does not take the channel: {error}") from error
-        pump = ChannelPump(local, stream)
+        pump = ChannelPump(local, stream, keep_local=False)
         with self._lock:
             if self._closed:
                 local.close()

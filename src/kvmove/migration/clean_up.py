@@ -59,6 +59,7 @@ async def give_away(
         MoveFailed(
             f"VM {plan.vm.name} was handed over to {plan.destination.name}, and its QEMU there ended.",
             hint=f"Start it there: kvmove vm start {plan.vm.name}. Look at its qemu.log before.",
+            step=Phase.SWITCHING_OVER,
         )
     )
     board.ended(Phase.LOST)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 
 from kvmove.errors import KvmoveError
-from kvmove.memory.channel_relay import SourceRelay
+from kvmove.memory.relay_process import RelayProcess
 from kvmove.migration import phases
 from kvmove.migration.phases import Course, HandOver
 from kvmove.migration.progress import ProgressMeter
@@ -47,7 +47,7 @@ class MoveBoard:
         self._phases: list[PhaseTime] = []
         self._meter = ProgressMeter(plan)
         self._disks: DiskMove | None = None
-        self._relay: SourceRelay | None = None
+        self._relay: RelayProcess | None = None
         self._snapshots: list[DiskSnapshot] = []
         self._nics: dict[str, NicProgress] = {}
         self._memory = MemoryProgress()
@@ -72,7 +72,7 @@ class MoveBoard:
     def watch_disks(self, disks: DiskMove) -> None:
         self._disks = disks
 
-    def watch_memory(self, relay: SourceRelay) -> None:
+    def watch_memory(self, relay: RelayProcess) -> None:
         self._relay = relay
 
     def memory(self, info: MigrationInfo) -> None:

@@ -26,12 +26,12 @@ from typing import Any, ParamSpec, TypeVar
 from kvmove.client.agent import AgentClient
 from kvmove.errors import Cancelled, KvmoveError, MoveFailed, NotConverged, Unreachable
 from kvmove.failpoints import reach
-from kvmove.memory.channel_relay import SourceRelay
 from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit
+from kvmove.memory.relay_process import RelayOrder, RelayProcess
 from kvmove.migration.clean_up import give_away, stay
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
-from kvmove.migration.memory_channels import memory_channels, route_of
+from kvmove.migration.memory_channels import channel_routes, memory_channels
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.move_record import record_before, record_under_way
 from kvmove.migration.switchover import (
@@ -88,6 +88,8 @@ class SourceMove:
         self._record = record_before(plan)
         self._watch = MoveWatch(plan, self._instance, self._destination)
         self._disks: DiskMove
+        self._relay: RelayProcess
+        self._memory_socket = host.run / f"{plan.move_id}-out.sock"
         self._mirrors: list[MirrorJob] = []
         self._yielded = False
         self._info: MigrationInfo | None = None
@@ -176,7 +178,7 @@ class SourceMove:
         self._enter(Phase.COPYING_DISKS)
         await self._watched(self._copy_disks(undo, release))
         self._enter(Phase.COPYING_MEMORY)
-        migration = await self._watched(self._copy_memory(undo, release))
+        migration = await self._watched(self._copy_memory(undo))
         self._enter(Phase.SWITCHING_OVER)
         parts = SwitchoverParts(
             self.plan, self._host, self._destination, self._instance, migration, self._disks, self._mirrors,
@@ -275,6 +277,7 @@ class SourceMove:
     # Disks.
 
     async def _copy_disks(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+        self._start_relay(release)
         for number, disk in enumerate(self.plan.disks):
             await self._start_mirror(number, disk.name, undo, release)
         await drain(self._instance.monitor)
@@ -304,21 +307,20 @@ class SourceMove:
 
     # Memory.
 
-    async def _copy_memory(self, undo: AsyncExitStack, release: AsyncExitStack) -> Migration:
+    async def _copy_memory(self, undo: AsyncExitStack) -> Migration:
         """QEMU's rounds until it stands at pre-switchover: the guest is paused then."""
         await self._wait_for_registry()
         migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
-        path = self._host.run / f"{self.plan.move_id}-out.sock"
-        relay = SourceRelay(path, memory_channels(self.plan), self._dial_memory)
-        release.callback(relay.close)
-        relay.start()
+        relay = self._relay
+        await asyncio.to_thread(relay.wait_ready)
         self.board.watch_memory(relay)
+        self._watch.relay = relay
         convergence = Convergence(self.plan.max_downtime_ms)
         limits = MigrationParameters(max_bandwidth=UNLIMITED, downtime_limit_ms=convergence.first_limit_ms)
         await migration.configure_source(memory_channels(self.plan), limits)
         undo.push_async_callback(_quietly, self._cancel_migration, migration)
-        undo.callback(relay.close)  # first: QEMU may wait for a channel, and would not heed the cancel
-        await migration.migrate(f"unix:{path}")
+        undo.callback(relay.close)  # first: then it takes all that QEMU sends, and QEMU heeds the cancel
+        await migration.migrate(f"unix:{self._memory_socket}")
         await reach("source-pre-copy")
         while True:
             info = await migration.next_info(LOOK_SECONDS)
@@ -340,8 +342,18 @@ class SourceMove:
         if isinstance(decision, RaiseDowntimeLimit):
             await migration.set_parameters(MigrationParameters(downtime_limit_ms=decision.milliseconds))
 
-    def _dial_memory(self, channel: int) -> Stream:
-        return self._dialer.open(route_of(self.plan, channel), StreamRole.MEMORY, channel)
+    def _start_relay(self, release: AsyncExitStack) -> None:
+        """Beside the copy of the disks: it takes a moment to start."""
+        order = RelayOrder(
+            path=self._memory_socket,
+            routes=channel_routes(self.plan),
+            move_id=self.plan.move_id,
+            ticket=self._dialer.ticket.hex(),
+            pki=self._host.pki if self.plan.encrypt else None,
+            server_name=self._dialer.server_name,
+        )
+        self._relay = RelayProcess(order)
+        release.callback(self._relay.close)
 
     async def _wait_for_registry(self) -> None:
         """The switchover needs the registry: wait for it while the guest runs, not while it stands still."""

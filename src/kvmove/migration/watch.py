@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from kvmove.client.agent import AgentClient
 from kvmove.errors import Busy, Cancelled, KvmoveError, MoveFailed, NotAllowed, NotFound, Unreachable
+from kvmove.memory.relay_process import RelayProcess
 from kvmove.model.move import MovePlan
 from kvmove.mover.disk_move import DiskMove
 from kvmove.qemu.instance import Instance
@@ -44,6 +45,7 @@ class MoveWatch:
         self.cancelled = asyncio.Event()
         self.destination_is_ready = False
         self.disks: DiskMove | None = None
+        self.relay: RelayProcess | None = None
         self._plan = plan
         self._instance = instance
         self._destination = destination
@@ -67,6 +69,8 @@ class MoveWatch:
             raise vm_lost(self._plan)
         if self.disks is not None and self.disks.failure is not None:
             raise self.disks.failure
+        if self.relay is not None and (why := self.relay.why()):
+            raise MoveFailed(f"The memory could not be sent: {why}.")
 
     async def blame(self, error: KvmoveError) -> None:
         """The work failed with `error`. If it did because the destination did, that is what the task should say.

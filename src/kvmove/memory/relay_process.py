@@ -1,0 +1,156 @@
+"""The source's channel relay in a process of its own: it outlives the agent, and so do QEMU's channels.
+
+    agent -> relay   one line of JSON (`RelayOrder`). Then nothing: the end of the input says that the move is given up,
+                     or that the agent is gone; nothing more is sent then, and QEMU's channels are read until it
+                     closes them
+    relay -> agent   lines of JSON (`RelayNews`), the first once it listens
+
+It ends when QEMU has closed its channels. Nothing of it is on the command line: the order holds the move's ticket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from kvmove.memory.channel_relay import SourceRelay
+from kvmove.model.move import Route
+from kvmove.model.strict import Strict
+from kvmove.pki.contexts import client_context
+from kvmove.transport.dial import Dialer
+from kvmove.transport.stream import Stream, StreamLost
+from kvmove.wire.handshake import StreamRole
+
+log = logging.getLogger(__name__)
+
+NEWS_SECONDS = 0.05
+READY_SECONDS = 20.0
+QUIET_SECONDS = 2.0
+"""After the move is given up and QEMU has closed its channels: so long may it still open others."""
+
+
+class RelayOrder(Strict):
+    """What to relay: QEMU will connect to `path`; `routes` has the NIC pair of each channel, main first.
+
+    `pki` None means in clear. `ticket` is hexadecimal.
+    """
+
+    path: Path
+    routes: tuple[Route, ...]
+    move_id: str
+    ticket: str
+    pki: Path | None
+    server_name: str
+
+
+class RelayNews(Strict):
+    """Bytes sent by NIC, and what of the network failed."""
+
+    sent: dict[str, int] = {}
+    failure: str = ""
+
+
+class RelayProcess:
+    """The agent's handle of a relay. It knows what the relay said last, and that it ended."""
+
+    def __init__(self, order: RelayOrder) -> None:
+        self._news = RelayNews()
+        self._ready = threading.Event()
+        self._ended = ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "kvmove.memory.relay_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(order.model_dump_json().encode() + b"\n")
+        self._process.stdin.flush()
+        self._thread = threading.Thread(target=self._listen, name="relay-news", daemon=True)
+        self._thread.start()
+
+    def wait_ready(self) -> None:
+        """:raise StreamLost: the relay does not listen."""
+        if not self._ready.wait(READY_SECONDS) or self._ended:
+            raise StreamLost(f"the memory relay did not start: {self._ended or 'it says nothing'}")
+
+    def sent(self) -> dict[str, int]:
+        """Bytes sent so far, by NIC."""
+        return dict(self._news.sent)
+
+    def why(self) -> str:
+        """What of the network failed, or the relay itself; empty while all is well."""
+        return self._news.failure or self._ended
+
+    def close(self) -> None:
+        """Give up what is still under way. The relay ends by itself once QEMU has closed its channels."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def join(self) -> None:
+        """Wait until the relay has ended: after `close`, once QEMU has closed its channels."""
+        self._thread.join()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with contextlib.suppress(ValidationError):
+                self._news = RelayNews.model_validate_json(line)
+                self._ready.set()
+        code = self._process.wait()
+        self._process.stdout.close()
+        if code:
+            self._ended = f"the memory relay ended with {code}"
+        self._ready.set()
+
+
+def main() -> None:
+    """The relay itself."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it ends with QEMU's channels
+    order = RelayOrder.model_validate_json(sys.stdin.buffer.readline())
+    context = client_context(order.pki) if order.pki is not None else None
+    dialer = Dialer(order.move_id, bytes.fromhex(order.ticket), context, order.server_name)
+
+    def dial(channel: int) -> Stream:
+        return dialer.open(order.routes[channel % len(order.routes)], StreamRole.MEMORY, channel)
+
+    relay = SourceRelay(order.path, len(order.routes) - 1, dial)
+    relay.start()
+    _tell_until_told_to_end(relay)
+    relay.give_up()
+    quiet_since = time.monotonic()
+    while time.monotonic() - quiet_since < QUIET_SECONDS:
+        if relay.open_channels:
+            quiet_since = time.monotonic()
+        time.sleep(NEWS_SECONDS)
+    relay.close()
+
+
+def _tell_until_told_to_end(relay: SourceRelay) -> None:
+    """News to the agent until its end of the pipe is closed."""
+    while True:
+        news = RelayNews(sent=relay.sent(), failure=relay.why())
+        try:
+            os.write(sys.stdout.fileno(), news.model_dump_json().encode() + b"\n")
+        except OSError:
+            return  # the agent is gone
+        ready, _, _ = select.select([sys.stdin], [], [], NEWS_SECONDS)
+        if ready and not os.read(sys.stdin.fileno(), 4096):
+            return
+
+
+if __name__ == "__main__":
+    main()
