@@ -22,6 +22,13 @@ TICKET = bytes(32)
 MULTIFD_MAGIC = b"\x11\x22\x33\x44"
 
 
+def receive(channel: socket.socket, size: int) -> bytes:
+    content = b""
+    while len(content) < size and (part := channel.recv(size - len(content))):
+        content += part
+    return content
+
+
 class Relayed:
     """A relay of three channels, with the listening socket of a waiting QEMU at its far end."""
 
@@ -69,7 +76,7 @@ class Relayed:
         channel, _ = self.waiting.accept()
         self.sockets.append(channel)
         channel.settimeout(20)
-        return channel, channel.recv(4, socket.MSG_WAITALL)
+        return channel, receive(channel, 4)
 
     def open_all(self) -> tuple[list[socket.socket], list[socket.socket]]:
         near = [self.connect(MULTIFD_MAGIC), self.connect(MULTIFD_MAGIC), self.connect(MAIN_MAGIC)]
@@ -97,9 +104,9 @@ def test_the_main_channel_arrives_first_and_bytes_go_both_ways(relayed: Relayed)
     near, far = relayed.open_all()
     content = bytes(range(256)) * 4096
     threading.Thread(target=near[2].sendall, args=(content,)).start()
-    assert far[0].recv(len(content), socket.MSG_WAITALL) == content
+    assert receive(far[0], len(content)) == content
     far[0].sendall(b"back")
-    assert near[2].recv(4, socket.MSG_WAITALL) == b"back"
+    assert receive(near[2], 4) == b"back"
     for channel in near:
         channel.close()
     assert all(channel.recv(1) == b"" for channel in far), "an end is passed on"

@@ -24,6 +24,7 @@ import contextlib
 import logging
 import select
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +40,7 @@ MAIN_MAGIC = b"QEVM"
 MAIN_CHANNEL = 0
 CHUNK = 256 * 1024
 CONNECT_SECONDS = 10.0
+RECEIVE_TIMEOUT = struct.pack("ll", int(CONNECT_SECONDS), 0)
 DRAIN_SECONDS = 600.0
 """A QEMU that neither sends nor closes for so long is left to itself."""
 
@@ -218,8 +220,8 @@ class SourceRelay:
     @staticmethod
     def _first_bytes(local: socket.socket) -> bytes:
         """The channel's magic, left in the socket."""
-        local.settimeout(CONNECT_SECONDS)
-        with contextlib.suppress(TimeoutError):
+        local.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, RECEIVE_TIMEOUT)  # `settimeout` would undo MSG_WAITALL
+        with contextlib.suppress(BlockingIOError):
             return local.recv(len(MAIN_MAGIC), socket.MSG_PEEK | socket.MSG_WAITALL)
         return b""
 
