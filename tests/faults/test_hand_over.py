@@ -5,7 +5,7 @@ import pytest
 
 from kvmove.model.task import TaskState
 from tests.support.fault_judge import MOVES, Expected, judge, stays
-from tests.support.fault_lab import PRE_SWITCHOVER, VM, FaultLab
+from tests.support.fault_lab import PRE_SWITCHOVER, FaultLab
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
 
@@ -78,7 +78,7 @@ async def test_a_destination_that_cannot_let_the_guest_run_gives_it_back(faults:
 async def test_the_destination_qemu_dies_after_the_commit_and_the_vm_is_given_back(faults: FaultLab) -> None:
     async with faults.move(hold=("destination-committed",)) as move:
         await faults.until(move, "destination-committed")
-        move.destination.kill_qemu(VM.uuid)
+        await faults.kill_qemu(move.destination)
         faults.let_go(move)
     await judge(faults, move, stays("could not take over"))
 

@@ -67,13 +67,24 @@ class Judge:
         await self._guest()
         await self._disk()
 
+    async def lost(self) -> None:
+        """The VM's own QEMU ended: the task says so, nothing is left, and it starts again where it belongs."""
+        await self._task(f"belongs to {self.here.name} and can be started there")
+        await _settled(self._leftovers, "something is left over")
+        await self.faults.see_that_it_runs()
+        self.move.boots += 1
+        await _settled(self._place, "the VM is not where it should be")
+        await self._guest()
+        await self._disk()
+
     # The task.
 
-    async def _task(self) -> None:
+    async def _task(self, vm_state: str = "") -> None:
+        vm_state = vm_state or f"running on {self.here.name}"
         task = await self.faults.show_task(self.move)
         said = f"{task.state}: {task.problem} / {task.vm_state}"
         assert task.state in self.expected.states, said
-        assert f"running on {self.here.name}" in task.vm_state, said
+        assert vm_state in task.vm_state, said
         assert task.ended, said
         assert self.move.code == _exit_code(task), (self.move.code, said, self.move.told)
         if task.state is TaskState.SUCCEEDED:
@@ -82,7 +93,7 @@ class Judge:
         assert task.problem, said
         assert re.search(self.expected.says, str(task.problem["detail"]), re.IGNORECASE), said
         assert task.problem["step"], said
-        assert f"running on {self.here.name}" in str(task.problem["vm_state"]), said
+        assert vm_state in str(task.problem["vm_state"]), said
 
     # Where the VM is.
 
@@ -149,7 +160,7 @@ class Judge:
         await _settled(goes_on, "the guest stands still")
         faults = self.faults.log.heartbeat_faults(VM.number)
         assert faults.total == 0, faults
-        assert len(self.faults.log.boots(VM.number)) == 1, "the guest was started anew"
+        assert self.faults.boots() == self.move.boots, "the guest was started anew"
 
     # The disk.
 

@@ -60,6 +60,7 @@ class Move:
     code: int = -1
     told: str = ""
     armed: list[tuple[LabHost, str]] = field(default_factory=list)
+    boots: int = 1
 
 
 class FaultLab:
@@ -106,6 +107,7 @@ class FaultLab:
     @contextlib.asynccontextmanager
     async def move(self, *options: str, hold: tuple[str, ...] = (), fail: tuple[str, ...] = ()) -> AsyncIterator[Move]:
         """Move the guest to the other host, held or failing at these failpoints; ends with the command."""
+        await self.see_that_it_runs()
         source, destination = self.ends()
         known = {task.id for task in await self.lab.manager.tasks()}
         armed = [(source if point.startswith("source") else destination, point) for point in (*hold, *fail)]
@@ -113,7 +115,7 @@ class FaultLab:
             host.arm(point, "hold" if point in hold else "fail")
         with VcpuWatch(source.qemu_pids()[VM.uuid], lambda: destination.qemu_pids().get(VM.uuid)) as vcpus:
             process = await self._command("move", VM.name, destination.name, *options)
-            move = Move(source, destination, process, vcpus, armed=armed)
+            move = Move(source, destination, process, vcpus, armed=armed, boots=self.boots())
             try:
                 move.task_id = await self._new_task(known, process)
                 yield move
@@ -123,6 +125,18 @@ class FaultLab:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
+
+    async def see_that_it_runs(self) -> None:
+        """Start the guest where it belongs, if a case has ended it."""
+        if not any(VM.uuid in host.qemu_pids() for host in self.lab.hosts):
+            boots = self.boots()
+            await self.lab.manager.start_vm(str(VM.uuid))
+            await eventually(lambda: self.boots() > boots)
+
+    def boots(self) -> int:
+        """How often the guest was started."""
+        self.log.refresh()
+        return len(self.log.boots(VM.number))
 
     async def _command(self, *words: str) -> asyncio.subprocess.Process:
         server = f"unix:{self.lab.folders.manager_socket}"
@@ -177,9 +191,12 @@ class FaultLab:
 
     async def until_gone(self, host: LabHost, point: str) -> None:
         """Wait until the agent is past that failpoint."""
-        async with asyncio.timeout(HANG_SECONDS):
-            while host.is_held(point):
-                await asyncio.sleep(0.02)
+        await eventually(lambda: not host.is_held(point))
+
+    async def kill_qemu(self, host: LabHost) -> None:
+        """SIGKILL, and wait until it has ended."""
+        host.kill_qemu(VM.uuid)
+        await eventually(lambda: VM.uuid not in host.qemu_pids())
 
     # Faults that are no method of a host.
 
