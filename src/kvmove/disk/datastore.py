@@ -14,6 +14,7 @@ Blocking calls; meant for a thread. Knows nothing of ownership: who may call wha
 
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ class Datastore:
         self.name = name
         self.path = path
         self.id = identity
+        self._deleting = threading.Lock()  # a purge would take what is just being deleted for a leftover
 
     # The datastore itself
 
@@ -138,7 +140,7 @@ class Datastore:
 
         :raise Busy: a move brings this VM here.
         """
-        with self._root(f"delete {vm}") as root:
+        with self._deleting, self._root(f"delete {vm}") as root:
             if root.has(str(vm)):
                 incoming.require(root, vm, None)
                 quarantine.delete(root, vm)
@@ -173,7 +175,7 @@ class Datastore:
 
         :raise Busy: the folder is whole, or partial for another move; it is left as it is.
         """
-        with self._root(f"discard what move {move_id} brought") as root:
+        with self._deleting, self._root(f"discard what move {move_id} brought") as root:
             if root.has(str(vm)):
                 incoming.require(root, vm, _checked(move_id, "move"))
                 quarantine.delete(root, vm)
@@ -200,7 +202,7 @@ class Datastore:
     def purge(self, older_than: float) -> list[str]:
         """Delete for ever what was put aside `older_than` seconds ago or earlier, and what was left of deletions.
         Return the folders' names."""
-        with self._root("purge what is put aside") as root:
+        with self._deleting, self._root("purge what is put aside") as root:
             return quarantine.purge(root, time.time() - older_than)
 
     # Inside

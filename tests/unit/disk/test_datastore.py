@@ -1,6 +1,7 @@
 """Datastores: identity, names, partial folders, quarantine."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
@@ -325,3 +326,20 @@ def test_no_file_stays_open(store: Datastore) -> None:
         store.open_target(VM, "root")
     store.purge(0)
     assert open_files() == before
+
+
+def test_a_purge_beside_deletions_disturbs_none(tmp_path: Path) -> None:
+    store = Datastore.create("local", tmp_path)
+    ended = threading.Event()
+    purging = threading.Thread(target=lambda: [store.purge(3600) for _ in iter(ended.is_set, True)])
+    purging.start()
+    try:
+        for _ in range(60):
+            vm = uuid4()
+            for disk in range(8):
+                store.create_disk(vm, f"d{disk}", 4096)
+            store.delete_vm(vm)
+    finally:
+        ended.set()
+        purging.join()
+    assert store.vms() == []
