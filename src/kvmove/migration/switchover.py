@@ -106,8 +106,7 @@ async def send_rest(parts: SwitchoverParts, timing: Timing) -> MigrationInfo:
     await reach("source-synced")
     await parts.migration.continue_switchover()
     info = await parts.migration.wait_status({Status.COMPLETED}, timeout=MEMORY_SECONDS)
-    if await run_control.run_state(parts.instance.monitor) != run_control.POSTMIGRATE:
-        raise MoveFailed("The source's QEMU is not in the state after a migration.")
+    await run_control.wait_state(parts.instance.monitor, run_control.POSTMIGRATE, timeout=MEMORY_SECONDS)
     timing.mark("memory")
     await reach("source-memory-sent")
     return info

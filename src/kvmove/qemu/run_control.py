@@ -5,7 +5,12 @@ Not done here: deciding who may run. `cont` on the wrong side is a split brain; 
 
 from __future__ import annotations
 
+import asyncio
+
+from kvmove.errors import MoveFailed
 from kvmove.qemu.monitor import Monitor
+
+_LOOK_SECONDS = 0.002
 
 STOP_SECONDS = 30.0
 """`stop` drains and flushes every disk; a slow one takes its time, with the guest standing still."""
@@ -23,6 +28,20 @@ async def run_state(monitor: Monitor) -> str:
     """
     answer = await monitor.execute("query-status")
     return str(answer["status"])
+
+
+async def wait_state(monitor: Monitor, wanted: str, *, timeout: float) -> None:
+    """Wait for a run state that QEMU is about to have: a source says `completed` a moment before it is `postmigrate`.
+
+    :raise MoveFailed: it is another one after `timeout` seconds. :raise Unreachable: QEMU does not answer.
+    """
+    state = ""
+    try:
+        async with asyncio.timeout(timeout):
+            while (state := await run_state(monitor)) != wanted:
+                await asyncio.sleep(_LOOK_SECONDS)
+    except TimeoutError as error:
+        raise MoveFailed(f"The guest's QEMU is {state}, not {wanted}, after {timeout:g} s.") from error
 
 
 async def cont(monitor: Monitor, *, timeout: float = STOP_SECONDS) -> None:
