@@ -38,7 +38,10 @@ async def wait_state(monitor: Monitor, wanted: str, *, timeout: float) -> None:
     state = ""
     try:
         async with asyncio.timeout(timeout):
-            while (state := await run_state(monitor)) != wanted:
+            while True:
+                state = await run_state(monitor)
+                if state == wanted:
+                    return
                 await asyncio.sleep(_LOOK_SECONDS)
     except TimeoutError as error:
         raise MoveFailed(f"The guest's QEMU is {state}, not {wanted}, after {timeout:g} s.") from error
