@@ -61,7 +61,7 @@ class IncomingState(StrEnum):
     RUNNING = "running"
     CRASHED = "crashed"  # this host owns the VM, which ran here or may have; its QEMU has ended
     RETURNED = "returned"  # this host had won the VM, could not let it run, and gave it back
-    INTERRUPTED = "interrupted"  # the agent was restarted; the registry is asked what is owed
+    INTERRUPTED = "interrupted"  # the agent was restarted, or could not end what it began: `recover` is at it
     DISCARDED = "discarded"
 
 
@@ -234,8 +234,14 @@ class IncomingMove:
             migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
             await migration.wait_status({Status.COMPLETED}, timeout=LOAD_SECONDS)
             await reach("destination-loaded")
-            await self._let_run(self._instance, await self._commit())
-            return self.status()
+            won = await self._commit()
+            try:
+                await self._let_run(self._instance, won)
+            except KvmoveError as error:
+                log.error("VM %s was won and is not settled yet: %s", self.plan.vm.name, error.detail)
+                self.state = IncomingState.INTERRUPTED
+        await self.recover()
+        return self.status()
 
     async def _commit(self) -> Ownership:
         wanted = record_committed(self.plan)
@@ -359,7 +365,7 @@ class IncomingMove:
         return record is None or (record.owner != self._host.name and record.move_id != self.plan.move_id)
 
     async def recover(self) -> None:
-        """Do what is owed after a restart of the agent.
+        """Do what is owed after a restart of the agent, or after a failure once the VM was won; nothing otherwise.
 
             journal       the registry says          then
             any           the move is under way      wait: the source aborts, or an old commit of ours arrives late

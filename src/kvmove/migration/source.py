@@ -227,6 +227,9 @@ class SourceMove:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError, KvmoveError):
             await task
+        error = watch.exception()
+        if isinstance(error, MoveFailed):
+            await self._watch.blame(error)
         return watch.result()
 
     # Preparing.

@@ -23,7 +23,6 @@ from kvmove.qemu.features import Features
 from kvmove.qemu.monitor import Monitor
 
 CANCEL_SECONDS = 10.0
-PATIENCE_SECONDS = 2.0
 _POLL_SECONDS = 0.5
 
 
@@ -215,13 +214,13 @@ class _TooLate(Unreachable):
 
 
 async def give_up(migration: Migration, oob: Monitor) -> Status:
-    """`cancel`, by force if need be: QEMU 7.2 hangs in its cancelling while it waits for a multifd channel that never
-    comes, until its connections are cut.
+    """`cancel`, by force as the last resort: cutting the connections breaks multifd channels together, over which
+    QEMU 7.2 may hang for good (see `memory.channel_relay`).
 
     :raise Unreachable: it did not end even so.
     """
     try:
-        return await migration.cancel(timeout=PATIENCE_SECONDS)
+        return await migration.cancel()
     except Unreachable:
         await cut_connection(oob)
         return await migration.cancel()
