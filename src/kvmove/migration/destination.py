@@ -271,20 +271,28 @@ class IncomingMove:
 
     async def _after_failed_cont(self, instance: Instance, won: Ownership, error: KvmoveError) -> None:
         """Find out whether the guest runs, as long as it takes: only what surely never ran is given back."""
-        while instance.process.is_alive():
+        while (runs := await self._runs(instance)) is None and instance.process.is_alive():
             log.error("VM %s cannot be let run: %s", self.plan.vm.name, error.detail)
-            with contextlib.suppress(KvmoveError):
-                if await run_control.run_state(instance.monitor) == run_control.RUNNING:
-                    await self._settle_in(instance, won.epoch)
-                else:
-                    await self._give_back(won, error.detail)
-                return
             await pause()
-        await self._own(won.epoch, IncomingState.CRASHED)
+        if runs is None:
+            await self._own(won.epoch, IncomingState.CRASHED)
+        elif runs:
+            await self._settle_in(instance, won.epoch)
+        else:
+            await self._give_back(won, error.detail)
+
+    @staticmethod
+    async def _runs(instance: Instance) -> bool | None:
+        """Whether the guest runs; None when its QEMU does not say."""
+        with contextlib.suppress(KvmoveError):
+            return await run_control.run_state(instance.monitor) == run_control.RUNNING
+        return None
 
     async def _give_back(self, won: Ownership, reason: str) -> None:
-        """It never ran here, and never will: its QEMU ends before the source may have it."""
+        """It never ran here, and never will: that is written, and its QEMU ends, before the source may have it."""
         log.error("VM %s cannot run here and is given back: %s", self.plan.vm.name, reason)
+        with contextlib.suppress(OSError):
+            self._journal.write(Step.GIVING_BACK, {"epoch": won.epoch})
         await self._host.vms.discard_incoming(self.plan.vm.uuid)
         back = ownership.take_back(won, self.plan.source.name)
         await swap_until_known(self._host.registry, won, back, pause)
@@ -372,6 +380,7 @@ class IncomingMove:
             any           the VM is the source's     discard: it was aborted, or given back
             PREPARED      it is this host's          it never ran: run it if its QEMU is there, else give it back
             CONT_INTENT   it is this host's          it may have run: run it if its QEMU is there; never give it back
+            GIVING_BACK   it is this host's          it never ran, and that is known: go on giving it back
 
         Tries as long as it takes; the guest stands still or runs at the source meanwhile. The source may abandon the
         move in between, as it does only when the destination cannot have won it, or never will.
@@ -408,6 +417,9 @@ class IncomingMove:
         return True
 
     async def _take_up_won(self, won: Ownership) -> None:
+        if self._journal.has(Step.GIVING_BACK):
+            await self._give_back(won, "it was being given back")
+            return
         instance = await self._host.vms.adopt_incoming(self.plan.vm, self.plan.move_id)
         if instance is not None and not instance.process.is_alive():
             instance = None

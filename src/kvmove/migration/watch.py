@@ -22,6 +22,9 @@ ASK_SECONDS = 0.5
 SILENCE_SECONDS = 10.0
 """So long may the destination's agent not answer before the move is given up."""
 
+DEATH_SECONDS = 0.1
+"""A QEMU that was killed closes its channels so long before it is seen to have ended."""
+
 BLAME_SECONDS = 0.5
 """So long may a guest that stands still wait for a better word on why its move failed."""
 
@@ -80,8 +83,10 @@ class MoveWatch:
         if not self.destination_is_ready or isinstance(error, VmLost):
             return
         try:
-            async with asyncio.timeout(BLAME_SECONDS):
-                self._judge(await self._destination.incoming(self._plan.move_id))
+            for _ in range(2):
+                async with asyncio.timeout(BLAME_SECONDS):
+                    self._judge(await self._destination.incoming(self._plan.move_id))
+                await asyncio.sleep(DEATH_SECONDS)
         except (Unreachable, TimeoutError) as silence:
             said = f"{error.detail.rstrip('.')}; the destination's agent does not answer."
             raise MoveFailed(said, hint="See whether it runs; then move again.") from silence

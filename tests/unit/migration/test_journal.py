@@ -56,7 +56,7 @@ def test_old_moves_are_forgotten_and_unfinished_ones_never(tmp_path: Path) -> No
     journal.of("first").write(Step.BEGAN, BEGAN)
     for number in range(KEEP_ENDED + 5):
         journal.of(f"m-{number}").write(Step.ENDED, {})
-    journal.forget_old()
+    assert len(journal.forget_old()) == 5
     assert len(journal.all()) == KEEP_ENDED + 1
     assert journal.of("first").has(Step.BEGAN)
 
@@ -65,3 +65,19 @@ def test_old_moves_are_forgotten_and_unfinished_ones_never(tmp_path: Path) -> No
 def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInput):
         Journal(tmp_path, "outgoing").of(name)
+
+
+def test_a_note_is_there_after_a_restart_of_the_agent_and_the_last_one_counts(tmp_path: Path) -> None:
+    move = Journal(tmp_path, "outgoing").of("m-1")
+    move.write(Step.BEGAN, BEGAN)
+    move.note(Step.REACHED, {"phase": "copying-disks"})
+    move.note(Step.REACHED, {"phase": "copying-memory"})
+    again = Journal(tmp_path, "outgoing").of("m-1")
+    assert again.steps[Step.REACHED] == {"phase": "copying-memory"}
+
+
+def test_a_note_that_cannot_be_written_harms_nobody(tmp_path: Path) -> None:
+    move = Journal(tmp_path, "outgoing").of("m-1")
+    move.path.mkdir()
+    move.note(Step.REACHED, {"phase": "copying-disks"})
+    assert not move.has(Step.REACHED)
