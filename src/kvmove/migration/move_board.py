@@ -146,8 +146,8 @@ class MoveBoard:
         place = phases.whereabouts(self.course, self.plan.source.name, self.plan.destination.name)
         problem = None
         if self._problem is not None:
-            self._problem.vm_state = place = self._problem.vm_state or place
-            problem = self._problem.problem()
+            place = self._problem.vm_state or place
+            problem = self._problem.problem() | {"vm_state": place}
         return MoveStatus(
             move_id=self.plan.move_id,
             plan=self.plan,

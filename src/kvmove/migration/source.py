@@ -182,7 +182,7 @@ class SourceMove:
         self._enter(Phase.SWITCHING_OVER)
         parts = SwitchoverParts(
             self.plan, self._host, self._destination, self._instance, migration, self._disks, self._mirrors,
-            self._record,
+            self._record, self._watch.memory_is_sent,
         )  # fmt: skip
         timing = Timing()
         self._info = await self._watched(send_rest(parts, timing))

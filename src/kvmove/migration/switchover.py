@@ -72,7 +72,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class SwitchoverParts:
-    """What a switchover works with. `record` is the ownership as it is while the move is under way."""
+    """What a switchover works with. `record` is the ownership as it is while the move is under way.
+
+    `memory_is_sent` is called once it is: from then on its channels may end.
+    """
 
     plan: MovePlan
     host: HostParts
@@ -82,6 +85,7 @@ class SwitchoverParts:
     disks: DiskMove
     mirrors: list[MirrorJob]
     record: Ownership
+    memory_is_sent: Callable[[], None]
 
 
 async def send_rest(parts: SwitchoverParts, timing: Timing) -> MigrationInfo:
@@ -106,6 +110,7 @@ async def send_rest(parts: SwitchoverParts, timing: Timing) -> MigrationInfo:
     await reach("source-synced")
     await parts.migration.continue_switchover()
     info = await parts.migration.wait_status({Status.COMPLETED}, timeout=MEMORY_SECONDS)
+    parts.memory_is_sent()
     await run_control.wait_state(parts.instance.monitor, run_control.POSTMIGRATE, timeout=MEMORY_SECONDS)
     timing.mark("memory")
     await reach("source-memory-sent")

@@ -22,6 +22,8 @@ ASK_SECONDS = 0.5
 SILENCE_SECONDS = 10.0
 """So long may the destination's agent not answer before the move is given up."""
 
+BROKEN_SECONDS = 0.2
+
 DEATH_SECONDS = 0.1
 """A QEMU that was killed closes its channels so long before it is seen to have ended."""
 
@@ -49,6 +51,7 @@ class MoveWatch:
         self.destination_is_ready = False
         self.disks: DiskMove | None = None
         self.relay: RelayProcess | None = None
+        self._broken_since: float | None = None
         self._plan = plan
         self._instance = instance
         self._destination = destination
@@ -72,8 +75,21 @@ class MoveWatch:
             raise vm_lost(self._plan)
         if self.disks is not None and self.disks.failure is not None:
             raise self.disks.failure
-        if self.relay is not None and (why := self.relay.why()):
+        self._look_at_memory()
+
+    def _look_at_memory(self) -> None:
+        """A channel that the destination closes once it has all looks broken for a moment, until `relay` is None."""
+        why = self.relay.why() if self.relay is not None else ""
+        if not why:
+            self._broken_since = None
+            return
+        self._broken_since = self._broken_since or time.monotonic()
+        if time.monotonic() - self._broken_since > BROKEN_SECONDS:
             raise MoveFailed(f"The memory could not be sent: {why}.")
+
+    def memory_is_sent(self) -> None:
+        """Its channels may end from now on."""
+        self.relay = None
 
     async def blame(self, error: KvmoveError) -> None:
         """The work failed with `error`. If it did because the destination did, that is what the task should say.
