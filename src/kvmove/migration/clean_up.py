@@ -101,10 +101,12 @@ async def _their_digests(plan: MovePlan, destination: AgentClient) -> dict[str, 
 async def stay(host: HostParts, plan: MovePlan, instance: Instance, record: Ownership) -> None:
     """The registry says that the VM is this host's (still, or again): let the paused guest go on.
 
-    :raise KvmoveError: it does not; the VM is paused here and nowhere else.
+    :raise KvmoveError: it does not; the VM is paused here and nowhere else, and the operator's again.
     """
-    if await run_control.run_state(instance.monitor) != run_control.RUNNING:
-        await run_control.cont(instance.monitor)
-    with contextlib.suppress(KvmoveError):
-        await run_control.announce_self(instance.monitor)
-    host.vms.end_move(plan.vm.uuid, record.epoch)
+    try:
+        if await run_control.run_state(instance.monitor) not in (run_control.RUNNING, run_control.SHUTDOWN):
+            await run_control.cont(instance.monitor)
+        with contextlib.suppress(KvmoveError):
+            await run_control.announce_self(instance.monitor)
+    finally:
+        host.vms.end_move(plan.vm.uuid, record.epoch)

@@ -120,6 +120,7 @@ class SourceMove:
         finally:
             if self.board.status().outcome is not None:
                 self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
+            self._watch.close()
             await self._destination.close()
 
     async def _decided(self) -> Decision:
@@ -156,6 +157,9 @@ class SourceMove:
     async def _see_that_it_runs(self, error: KvmoveError) -> None:
         """What the task says of the VM must be true: look, and let it go on if an undo could not."""
         if isinstance(error, VmLost):
+            return
+        if self._watch.guest_is_off:
+            error.vm_state = f"off on {self._host.name}"
             return
         try:
             if await run_control.run_state(self._instance.monitor) != run_control.RUNNING:

@@ -16,6 +16,7 @@ from kvmove.memory.relay_process import RelayProcess
 from kvmove.model.move import MovePlan
 from kvmove.mover.disk_move import DiskMove
 from kvmove.qemu.instance import Instance
+from kvmove.qemu.monitor import Event
 
 LOOK_SECONDS = 0.05
 ASK_SECONDS = 0.5
@@ -56,6 +57,12 @@ class MoveWatch:
         self._instance = instance
         self._destination = destination
         self._heard = time.monotonic()
+        self.guest_is_off = False
+        self.close = instance.monitor.on_event(self._listen)
+
+    def _listen(self, event: Event) -> None:
+        if event.name == "SHUTDOWN":
+            self.guest_is_off = True
 
     async def run(self) -> NoReturn:
         """:raise KvmoveError: the move must end, and why."""
@@ -73,6 +80,11 @@ class MoveWatch:
             raise Cancelled("The operator cancelled the move.")
         if not self._instance.process.is_alive():
             raise vm_lost(self._plan)
+        if self.guest_is_off:
+            raise MoveFailed(
+                f"The guest of VM {self._plan.vm.name} powered off while it moved.",
+                hint=f"Start it where it is, then move it: kvmove vm start {self._plan.vm.name}",
+            )
         if self.disks is not None and self.disks.failure is not None:
             raise self.disks.failure
         self._look_at_memory()
