@@ -30,6 +30,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class ChannelPump:
 
     def run(self) -> None:
         """Until either side ends; then both are closed."""
+        yield_to_guests()
         try:
             while self._step():
                 pass

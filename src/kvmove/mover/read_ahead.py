@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from kvmove.errors import KvmoveError
 from kvmove.mover.bulk_copy import BufferPool, BulkFrame, SourceDisk, region_frames
 from kvmove.mover.region_map import RegionCopy
+from kvmove.transport.priority import yield_to_guests
 
 DEPTH = 6
 """Frames read ahead: 1.5 MiB, 13 ms of a 1 Gbit/s wire."""
@@ -58,6 +59,7 @@ class ReadAhead(threading.Thread):
         self._look = threading.Event()
 
     def run(self) -> None:
+        yield_to_guests()
         try:
             while not self._stopping:
                 copy = self._claim()

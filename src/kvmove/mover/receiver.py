@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kvmove.errors import KvmoveError
+from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
 from kvmove.wire import frames
 from kvmove.wire.frames import FrameError, FrameKind
@@ -151,6 +152,7 @@ class _StreamReceiver:
         self._since_ack = 0
 
     def run(self) -> None:
+        yield_to_guests()
         try:
             while True:
                 self._step()

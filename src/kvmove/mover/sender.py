@@ -20,6 +20,7 @@ from kvmove.mover.bulk_copy import CHUNK, SMALL, BulkFrame, SourceDisk
 from kvmove.mover.dispatcher import Dispatcher, WritePiece
 from kvmove.mover.read_ahead import ReadAhead
 from kvmove.mover.region_map import RegionCopy
+from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
 from kvmove.wire import frames
 from kvmove.wire.frames import FrameKind
@@ -77,6 +78,7 @@ class Sender(threading.Thread):
         self._filled = 0
 
     def run(self) -> None:
+        yield_to_guests()
         wait = RETRY_FIRST
         while not self._engine.stopping.is_set():
             try:
