@@ -40,7 +40,7 @@ soak: setup
 
 compare: setup
 	@scripts/need-packages $(DEBIAN_LIBVIRT)
-	@$(PY) -m kvmove lab compare --results build/results -o $(OUTPUT)
+	@$(PY) -m kvmove lab compare --no-tls --results build/results -o $(OUTPUT)
 
 test: setup check unit integration
 
