@@ -23,6 +23,7 @@ from kvmove.errors import Busy, CheckFailed, KvmoveError
 from kvmove.model.vm import VmDefinition
 from kvmove.qemu.accelerator import Accelerator
 from kvmove.qemu.command_line import VmPaths, VmResources, command_line
+from kvmove.qemu.dirty_marks import clear_dirty_marks
 from kvmove.qemu.instance import Instance, end_found, find_process, last_words
 
 log = logging.getLogger(__name__)
@@ -67,10 +68,17 @@ class Launcher:
         paths = self.paths(definition.uuid)
         try:
             arguments = command_line(definition, accelerator, paths, VmResources(disks, taps), incoming=incoming)
-            return await Instance.start(definition, arguments, paths)
+            instance = await Instance.start(definition, arguments, paths)
         except BaseException:
             await self.sweep(definition.uuid)
             raise
+        if accelerator == "tcg" and not incoming:
+            try:
+                await clear_dirty_marks(instance.monitor, paths.folder / "nowhere.sock")
+            except BaseException:
+                await self.clear(definition.uuid, instance)
+                raise
+        return instance
 
     async def adopt(self, definition: VmDefinition) -> Instance | None:
         """The VM's QEMU that an earlier agent started, if it lives; its guest sees nothing of it.

@@ -15,6 +15,7 @@ from kvmove.lab import addresses
 from kvmove.lab.commands import LabFailed
 from kvmove.lab.folders import LabFolders
 from kvmove.lab.lab_host import LabHost
+from kvmove.qemu.accelerator import emulated_memory
 
 PRIVATE = ("/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt")
 DAEMON_CONFIG = """
@@ -135,8 +136,13 @@ class LibvirtPeer:
 
 
 def domain_xml(guest: PeerGuest) -> str:
-    """The guest in libvirt's words: q35 under TCG, a virtio disk without cache, a virtio NIC on the guest bridge."""
-    return f"""<domain type='qemu'>
+    """The guest in libvirt's words: q35 under TCG, a virtio disk without cache, a virtio NIC on the guest bridge.
+
+    Its RAM is what kvmove's guest gets, given to QEMU past libvirt, which rounds to MiB: QEMU 7.2 loses memory of an
+    emulated guest that it migrates with such a size, and the guest would now and then not outlive its move.
+    """
+    memory = emulated_memory(guest.memory)
+    return f"""<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{guest.name}</name>
   <memory unit='b'>{guest.memory}</memory>
   <vcpu>1</vcpu>
@@ -163,5 +169,10 @@ def domain_xml(guest: PeerGuest) -> str:
     <serial type='file'><source path={quoteattr(str(guest.serial))}/></serial>
     <memballoon model='none'/>
   </devices>
+  <qemu:commandline>
+    <qemu:arg value='-object'/><qemu:arg value='memory-backend-ram,id=safe-ram,size={memory}'/>
+    <qemu:arg value='-machine'/><qemu:arg value='memory-backend=safe-ram'/>
+    <qemu:arg value='-m'/><qemu:arg value='size={memory // 1024}k'/>
+  </qemu:commandline>
 </domain>
 """

@@ -88,6 +88,7 @@ class IncomingMove:
         if self._journal.steps:
             self.state = IncomingState(self._journal.steps.get(Step.ENDED, {}).get("state", "interrupted"))
         self._instance: Instance | None = None
+        self._migration: Migration | None = None
         self._targets: list[RawTarget] = []
         self._receiver: DiskReceiver | None = None
         self._relay: DestinationRelay | None = None
@@ -150,7 +151,7 @@ class IncomingMove:
 
     async def _start_qemu(self) -> None:
         self._instance = await self._host.vms.start_incoming(self.plan.vm, self.plan.move_id)
-        migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
+        migration = self._migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
         await migration.configure_destination(memory_channels(self.plan))
         await migration.incoming(f"unix:{self._socket}")
         self._relay = DestinationRelay(self._socket)
@@ -231,7 +232,9 @@ class IncomingMove:
         async with self.lock:
             if self.state is not IncomingState.PREPARED or self._instance is None:
                 return self.status()
-            migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
+            migration = self._migration or Migration(
+                self._instance.monitor, await find_features(self._instance.monitor)
+            )  # to ask for its features takes 30 ms, and the guest stands still here
             await migration.wait_status({Status.COMPLETED}, timeout=LOAD_SECONDS)
             await reach("destination-loaded")
             won = await self._commit()
