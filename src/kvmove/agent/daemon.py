@@ -36,7 +36,7 @@ from kvmove.transport.listener import DataListener
 
 log = logging.getLogger(__name__)
 
-SWITCH_INTERVAL = 0.0005
+SWITCH_INTERVAL = 0.0002
 """Seconds that a thread may keep the interpreter while another wants it (5 ms by default): a guest's write waits
 for the mirror's thread, and that may wait for as many others as there are streams."""
 

@@ -20,9 +20,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-UNSENT_LOW = 512 * 1024
+UNSENT_LOW = 1024 * 1024
 """TCP_NOTSENT_LOWAT, bytes: the kernel reports a socket writable only below this, so most of what waits stays with us,
-where mirrored writes can still overtake bulk data. 4 ms of a 1 Gbit/s wire: so long may a busy processor keep us off
+where mirrored writes can still overtake bulk data. 9 ms of a 1 Gbit/s wire: so long may a busy processor keep us off
 before the wire is idle."""
 
 GATHER = 128 * 1024
