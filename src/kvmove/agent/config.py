@@ -20,7 +20,7 @@ path = "/srv/kvmove"
 forward_buffer = "64MiB"
 write_deadline_ms = 2000
 keep_source_seconds = 3600
-streams_per_nic = 1
+streams_per_nic = 2
 """
 
 from pathlib import Path
@@ -86,7 +86,7 @@ class MoveConfig(Strict):
     forward_buffer: Annotated[Size, Field(ge=MIB)] = 64 * MIB
     write_deadline_ms: Annotated[int, Field(ge=100, le=60_000)] = 2000
     keep_source_seconds: Annotated[int, Field(ge=0)] = 3600
-    streams_per_nic: Annotated[int, Field(ge=1, le=16)] = 1
+    streams_per_nic: Annotated[int, Field(ge=1, le=16)] = 2
 
 
 class AgentConfig(Strict):

@@ -59,7 +59,7 @@ def test_what_is_left_out_has_the_documented_value(tmp_path: Path) -> None:
     assert (found.data_port, found.state) == (17450, Path("/var/lib/kvmove/agent"))
     assert (found.run, found.pki) == (Path("/run/kvmove/agent"), Path("/var/lib/kvmove/pki/agent"))
     assert found.move == MoveConfig(
-        forward_buffer=64 * MIB, write_deadline_ms=2000, keep_source_seconds=3600, streams_per_nic=1
+        forward_buffer=64 * MIB, write_deadline_ms=2000, keep_source_seconds=3600, streams_per_nic=2
     )
 
 
