@@ -94,6 +94,7 @@ def test_all_that_the_guest_was_told_is_on_its_disk(
         assert _judge(disk, folder, image).ok  # of a paused guest
         qemu.command("cont")
         _until_written(folder, 500)
+        wait_until(lambda: _health(folder).ram_sweeps > 0, "a sweep of the RAM ledger")
         assert serial_trouble(qemu.serial) == []
     verdict = _judge(disk, folder, image)
     assert verdict.ok, verdict
