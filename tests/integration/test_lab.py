@@ -18,7 +18,6 @@ from kvmove.lab.commands import LabFailed, in_network
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.lab import Lab
 from kvmove.lab.spec import LabSpec
-from tests.support.eventually import eventually
 from tests.support.labs import SMALL, lab_name, tidy_lab
 
 pytestmark = pytest.mark.lab
@@ -164,8 +163,8 @@ async def test_a_host_that_lost_power_comes_back_with_its_disk_and_addresses() -
         (host.datastore / "file").write_text("kept")
         before = host.init
         await lab.power_off("h1")
-        await eventually(lambda: not processes.alive(before))  # the kernel takes its memory back at its leisure
-        await eventually(lambda: host.pids() == [])
+        assert await eventually(lambda: not processes.alive(before))  # the kernel takes its memory back at its leisure
+        assert await eventually(lambda: host.pids() == [])
         await lab.power_on("h1")
         assert (host.datastore / "file").read_text() == "kept"
         async with python_in(host.init, LISTENER, "10.91.1.11") as listener:
