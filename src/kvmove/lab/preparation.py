@@ -106,6 +106,10 @@ def _agent(spec: LabSpec, folders: LabFolders, host: str, index: int) -> Service
     return Service("agent", _kvmove("agent", config), str(folders.host(host) / "agent.log"))
 
 
+KEEP_SOURCE_SECONDS = 5
+"""Old disks go soon: a soak would fill the datastore with them."""
+
+
 def _kvmove(program: str, config: Path) -> list[str]:
     return [sys.executable, "-m", "kvmove", program, "--config", str(config)]
 
@@ -144,6 +148,7 @@ def _agent_toml(spec: LabSpec, folders: LabFolders, host: str, index: int) -> st
     for number, rate in enumerate(spec.nics):
         lines += ["", "[[nic]]", f"name = {_text(addresses.migration(number, index).name)}"]
         lines += [f"speed = {_text(f'{rate * 8}bit')}"] if rate else []
+    lines += ["", "[move]", f"keep_source_seconds = {KEEP_SOURCE_SECONDS}"]
     return "\n".join(lines) + "\n"
 
 
