@@ -18,7 +18,7 @@ from kvmove.disk.errors import DiskError
 from kvmove.disk.extents import extents
 from kvmove.disk.raw_file import RawFile, aligned_buffer
 from kvmove.disk.raw_target import RawTarget
-from tests.support.file_systems import mounted
+from tests.support.file_systems import cached, mounted
 
 pytestmark = pytest.mark.lab
 
@@ -65,6 +65,27 @@ def test_a_direct_read_of_any_alignment_is_right_up_to_the_last_byte(disk: Path)
             buffer = aligned_buffer(length)
             source.read_into(buffer, offset)
             assert bytes(buffer) == expected[offset : offset + length]
+
+
+def test_large_writes_stay_out_of_the_page_cache_where_the_file_system_can(storage: tuple[str, Path]) -> None:
+    kind, folder = storage
+    path = folder / "large.raw"
+    buffer = aligned_buffer(MIB + 4096)
+    buffer[:] = os.urandom(len(buffer))
+    with RawTarget.create(path, SIZE) as target:
+        target.write_at(MIB, buffer[:MIB])
+        target.write_at(3 * MIB, buffer[512 : MIB + 512])  # memory that a device with sectors of 4096 bytes refuses
+        target.write_at(8 * MIB, buffer[:MIB])
+        target.write_at(8 * MIB + 4096, buffer[4096:8192])  # small, over the large one: through the cache
+        target.write_at(8 * MIB, buffer[4096:])
+        target.sync()
+    assert kind == "tmpfs" or cached(path) <= 2 * MIB
+    with RawFile(path) as source:
+        for at, data in ((MIB, buffer[:MIB]), (3 * MIB, buffer[512 : MIB + 512]), (8 * MIB, buffer[4096:])):
+            found = aligned_buffer(MIB)
+            source.read_into(found, at)
+            assert found == data
+    path.unlink()
 
 
 def test_punching_gives_space_back_and_keeps_the_neighbours(disk: Path) -> None:

@@ -34,3 +34,8 @@ def mounted(kind: str, folder: Path, size: int, *, sector: int = 512) -> Iterato
             _run("mount", device, target)
         undo.callback(_run, "umount", target)
         yield target
+
+
+def cached(path: Path) -> int:
+    """Bytes of `path` in the page cache."""
+    return int(_run("fincore", "--bytes", "--noheadings", "--output", "RES", path))

@@ -62,7 +62,7 @@ class RawFile:
         :raise DiskError: naming the range. The buffer's content is then undefined and must not be used.
         """
         try:
-            if self.is_direct and (offset | len(buffer) | _address(buffer)) % ALIGNMENT:
+            if self.is_direct and (offset | len(buffer) | address_of(buffer)) % ALIGNMENT:
                 self._read_bounced(buffer, offset)
             else:
                 self._read(buffer, offset, len(buffer))
@@ -129,5 +129,6 @@ def _open(name: Path | str, flags: int, dir_fd: int | None, direct: bool) -> tup
     return os.open(name, flags, dir_fd=dir_fd), False
 
 
-def _address(buffer: memoryview) -> int:
+def address_of(buffer: memoryview) -> int:
+    """Where writable memory lies."""
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer)) if len(buffer) else 0

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.errors import KvmoveError
 from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 
 BUFFER = frames.MAX_PAYLOAD + 512 * 1024
 """Bytes received at once: the largest frame and what follows it."""
+
+BULK_FRAME = 64 * 1024
+"""Payload in bytes from which on a frame is received with no more than the next header behind it, so that the next
+payload too comes to lie at the start of a page: large writes go to the disk without a copy then."""
 
 ACK_BYTES = 1024 * 1024
 """Applied bytes after which an acknowledgement goes out even while more input waits."""
@@ -145,7 +150,7 @@ class _StreamReceiver:
         self.ended = threading.Event()
         self._owner = owner
         self._number = number
-        self._buffer = memoryview(bytearray(BUFFER))
+        self._buffer = aligned_buffer(ALIGNMENT + BUFFER)[ALIGNMENT - frames.HEADER_SIZE :]  # page-aligned payload
         self._filled = 0
         self._applied = 0
         self._acknowledged = 0
@@ -178,7 +183,9 @@ class _StreamReceiver:
             log.info("the source could not be told over stream %d", self._number)
 
     def _step(self) -> None:
-        received = self.stream.receive_up_to(self._buffer[self._filled :], self._missing())
+        missing = self._missing()
+        room = missing + frames.HEADER_SIZE if missing + self._filled > BULK_FRAME else len(self._buffer)
+        received = self.stream.receive_up_to(self._buffer[self._filled : self._filled + room], missing)
         self._filled += received
         self._apply_complete_frames()
         if self._applied > self._acknowledged and (not received or self._since_ack >= ACK_BYTES or self._filled == 0):

@@ -168,7 +168,11 @@ def test_a_write_without_room_names_the_range() -> None:
     assert "Free space" in caught.value.hint
 
 
-ranges = st.tuples(st.integers(0, 200_000), st.integers(0, 100_000))
+unaligned = st.tuples(st.integers(0, 200_000), st.integers(0, 100_000))
+aligned = st.tuples(st.integers(0, 32), st.integers(16, 40)).map(lambda pair: (pair[0] * 4096, pair[1] * 4096))
+ranges = st.one_of(unaligned, aligned)
+MEMORY = aligned_buffer(MIB)
+MEMORY[:] = CONTENT[:MIB]
 
 
 @pytest.mark.parametrize("can_punch", [True, False], ids=["punching", "writing"])
@@ -183,7 +187,7 @@ def test_writes_and_zeroes_of_any_alignment_are_as_on_a_model(
         if not can_punch:
             patch.setattr(raw_target, "punch_hole", lambda fd, offset, length: False)
         for is_zero, (offset, length) in ops:
-            data = bytes(length) if is_zero else CONTENT[:length]
+            data = bytes(length) if is_zero else MEMORY[:length]
             model[offset : offset + length] = data
             if is_zero:
                 target.write_zeroes(offset, length)
