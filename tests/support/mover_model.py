@@ -22,6 +22,7 @@ from kvmove.wire.frames import FrameKind
 REGION = 16
 CHUNK = 8
 GRAIN = 4
+READ_AHEAD = 3
 
 
 class ModelDisk:
@@ -60,16 +61,26 @@ class Mirrored:
     is_trim: bool = False
 
 
+def split(raw: bytes) -> Iterator[bytes]:
+    """The frames that `raw` is made of."""
+    while raw:
+        frame = frames.decode(raw)
+        size = frames.HEADER_SIZE + (frame.length if frame.kind is FrameKind.DATA else 0)
+        yield raw[:size]
+        raw = raw[size:]
+
+
 @dataclass
 class ModelStream:
-    """One stream as both ends see it. `job` is the region copy that its sender is at, `read` a frame not yet queued."""
+    """One stream as both ends see it. `job` is the region copy that its reader is at, `reads` what is not queued yet;
+    no frame there means that all of the region was read."""
 
     wire: deque[bytes] = field(default_factory=deque)
     applied: int = 0
     alive: bool = True
     fenced: bool = False
     job: tuple[RegionCopy, Iterator[BulkFrame]] | None = None
-    read: BulkFrame | None = None
+    reads: deque[tuple[RegionCopy, BulkFrame | None]] = field(default_factory=deque)
 
 
 class MoverModel:
@@ -78,7 +89,8 @@ class MoverModel:
     disk_type: type[ModelDisk] = ModelDisk
 
     def __init__(self, sizes: list[int], make: Callable[[list[int], int, Limits], Dispatcher] = Dispatcher) -> None:
-        bulk_copy.CHUNK, bulk_copy.ZERO_GRAIN, bulk_copy.SMALL = CHUNK, GRAIN, GRAIN
+        bulk_copy.CHUNK, bulk_copy.ZERO_GRAIN, bulk_copy.EDGE = CHUNK, GRAIN, GRAIN
+        bulk_copy.SMALL = GRAIN + 1
         self.limits = Limits(high_mark=24, low_mark=8, budget=2.0)
         self.dispatcher = make(sizes, REGION, self.limits)
         self.dispatcher.copying = True
@@ -89,7 +101,7 @@ class MoverModel:
         self.unanswered: set[int] = set()
         self.now = 0.0
         self.cookies = 0
-        self.pool = BufferPool(8)
+        self.pool = BufferPool(32)
 
     # The guest.
 
@@ -139,7 +151,8 @@ class MoverModel:
     def kill_stream(self, number: int) -> None:
         stream = self.streams[number]
         stream.alive = False
-        self._forget_read(stream)
+        while stream.reads:
+            self._release(stream.reads.popleft()[1])
         stream.job = None
         self.dispatcher.lose_stream(number)
         self._answer()
@@ -151,40 +164,42 @@ class MoverModel:
         if dead is not None:
             stream.wire.append(frames.fence(dead))
             return
-        if stream.read is not None:
-            self._queue_read_frame(stream)
-            return
         writes = self.dispatcher.take_writes(number, 8)
         if writes:
             stream.wire.extend(encode(piece) for piece in writes)
-            return
-        self._copy_step(number, stream)
+        elif stream.reads:
+            self._queue_read_frame(stream)
+        else:
+            self.read_ahead(number)
 
-    def _copy_step(self, number: int, stream: ModelStream) -> None:
+    def read_ahead(self, number: int) -> None:
+        """One step of a stream's reader: claim a region, or read its next frame."""
+        stream = self.streams[number]
+        if len(stream.reads) >= READ_AHEAD:
+            return
         if stream.job is None:
             copy = self.dispatcher.claim_region(number)
-            if copy is None:
-                return
-            stream.job = (copy, region_frames(self.sources[copy.disk], copy, self.pool, use_sendfile=False))
+            if copy is not None:
+                stream.job = (copy, region_frames(self.sources[copy.disk], copy, self.pool, use_sendfile=False))
             return
         copy, steps = stream.job
-        stream.read = next(steps, None)
-        if stream.read is None:
-            self.dispatcher.bulk_handed(copy)
+        frame = next(steps, None)
+        stream.reads.append((copy, frame))
+        if frame is None or copy.abandoned:
             stream.job = None
 
     def _queue_read_frame(self, stream: ModelStream) -> None:
-        assert stream.job is not None and stream.read is not None
-        if self.dispatcher.frame_queued(stream.job[0]):
-            stream.wire.append(stream.read.header + bytes(stream.read.data or b""))
-        else:
-            stream.job = None
-        self._forget_read(stream)
+        copy, frame = stream.reads.popleft()
+        if frame is None:
+            self.dispatcher.bulk_handed(copy)
+            return
+        if self.dispatcher.frames_queued(copy, frame.count):
+            stream.wire.extend(split(frame.encoded + bytes(frame.data or b"")))
+        self._release(frame)
 
-    def _forget_read(self, stream: ModelStream) -> None:
-        if stream.read is not None and stream.read.buffer is not None:
-            stream.read.buffer.release()
-        stream.read = None
+    def _release(self, frame: BulkFrame | None) -> None:
+        if frame is not None and frame.buffer is not None:
+            frame.buffer.release()
 
     def deliver(self, number: int) -> None:
         """The destination applies the next frame of a stream, alive or dead, unless it is fenced."""

@@ -16,8 +16,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from kvmove.disk.extents import GRANULARITY, split_zeroes
-from kvmove.disk.raw_file import aligned_buffer
+from kvmove.disk.extents import GRANULARITY, is_zero, split_zeroes
+from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.wire import frames
 
 if TYPE_CHECKING:
@@ -33,7 +33,11 @@ ZERO_GRAIN = GRANULARITY
 """Bytes in which stored zeroes are looked for."""
 
 SMALL = 64 * 1024
-"""Data below this size is copied out of its buffer, so that short extents do not hold whole buffers."""
+"""An extent below this size (bytes) is gathered with others into one item."""
+
+
+EDGE = ALIGNMENT
+"""Bytes at a multiple of which a window of short extents begins, as direct reads want it."""
 
 
 class SourceDisk(Protocol):
@@ -82,39 +86,92 @@ class BufferPool:
 
 @dataclass(slots=True)
 class BulkFrame:
-    """A frame to send: its header, then either `data`, or `length` bytes of the source's file, or nothing.
+    """What is sent at once: `encoded`, and behind it either `data`, or `size` bytes of the source's file, or nothing.
 
-    `buffer` is set when `data` lies in a pool's buffer, to be released once sent.
+    `encoded` is a frame's header; or whole frames with their data, then `count` says how many. `size` is the bytes of
+    the disk's data in it. `buffer` is what holds `data`, to be released once sent.
     """
 
-    header: bytes
-    data: memoryview | bytes | None = None
+    encoded: bytes
+    size: int = 0
+    count: int = 1
+    data: memoryview | None = None
     buffer: Buffer | None = None
-    file_offset: int = 0
-    file_length: int = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes of the disk's data in it."""
-        return self.file_length or (len(self.data) if self.data is not None else 0)
+    file_offset: int | None = None
 
 
 def region_frames(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, *, use_sendfile: bool) -> Iterator[BulkFrame]:
-    """The frames of one visit to a region, each read only when it is asked for.
+    """The frames of one visit to a region, each read only when it is asked for, in no particular order.
 
     With `use_sendfile` data goes from the page cache to the socket without us, but for places that look like zeroes.
     """
+    short = _ShortFrames(disk, copy)
     for offset, length, is_data in disk.extents(copy.offset, copy.offset + copy.length):
         if not is_data:
-            if not copy.untouched:
-                yield BulkFrame(frames.zeroes(copy.disk, offset, length))
+            short.add_zeroes(offset, length)
             continue
         for start in range(offset, offset + length, CHUNK):
             size = min(CHUNK, offset + length - start)
-            if use_sendfile and not _may_be_zero(disk, start, size):
-                yield BulkFrame(frames.data_header(copy.disk, start, size), file_offset=start, file_length=size)
+            if size < SMALL:
+                short.add_data(start, size)
+            elif use_sendfile and not _may_be_zero(disk, start, size):
+                yield BulkFrame(frames.data_header(copy.disk, start, size), size, file_offset=start)
             else:
                 yield from _read_chunk(disk, copy, pool, (start, size))
+        if short.size >= CHUNK:
+            yield short.take()
+    if short.count:
+        yield short.take()
+
+
+class _ShortFrames:
+    """The short frames of one region, gathered until they are worth a turn of the threads behind this.
+
+    A disk that was written here and there has thousands of them. They are read a window at a time: reading the holes
+    between them costs less than a system call for each.
+    """
+
+    def __init__(self, disk: SourceDisk, copy: RegionCopy) -> None:
+        self.count = 0
+        self.size = 0
+        self._disk = disk
+        self._copy = copy
+        self._parts: list[bytes] = []
+        self._buffer = self._window = memoryview(b"")
+        self._window_start = 0
+
+    def add_zeroes(self, offset: int, length: int) -> None:
+        """Tell of a range without data, unless the destination cannot hold anything there yet."""
+        if not self._copy.untouched:
+            self._parts.append(frames.zeroes(self._copy.disk, offset, length))
+            self.count += 1
+
+    def add_data(self, offset: int, length: int) -> None:
+        """Read less than SMALL bytes at `offset`."""
+        data = self._read(offset, length)
+        if is_zero(data):
+            self.add_zeroes(offset, length)
+            return
+        self._parts += (frames.data_header(self._copy.disk, offset, length), bytes(data))
+        self.count += 1
+        self.size += length
+
+    def take(self) -> BulkFrame:
+        """What was gathered, as one item."""
+        frame = BulkFrame(b"".join(self._parts), self.size, self.count)
+        self._parts, self.count, self.size = [], 0, 0
+        return frame
+
+    def _read(self, offset: int, length: int) -> memoryview:
+        at = offset - self._window_start
+        if not 0 <= at <= len(self._window) - length:
+            start = offset // EDGE * EDGE
+            end = min(start + CHUNK, self._copy.offset + self._copy.length)
+            self._buffer = self._buffer or aligned_buffer(CHUNK)
+            self._window = self._buffer[: end - start]
+            self._disk.read_into(self._window, start)
+            self._window_start, at = start, offset - start
+        return self._window[at : at + length]
 
 
 def _may_be_zero(disk: SourceDisk, offset: int, length: int) -> bool:
@@ -128,15 +185,15 @@ def _read_chunk(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, extent: tu
     view = buffer.view[:size]
     disk.read_into(view, start)
     runs = split_zeroes(view, ZERO_GRAIN)
-    if len(runs) == 1 and not runs[0].is_zero and size >= SMALL:
-        yield BulkFrame(frames.data_header(copy.disk, start, size), view, buffer)
+    if len(runs) == 1 and not runs[0].is_zero:
+        yield BulkFrame(frames.data_header(copy.disk, start, size), size, data=view, buffer=buffer)
         return
     pieces = [
-        (begin, length, None if is_zero else bytes(view[begin : begin + length])) for begin, length, is_zero in runs
+        (begin, length, None if is_hole else bytes(view[begin : begin + length])) for begin, length, is_hole in runs
     ]
     buffer.release()
     for begin, length, data in pieces:
         if data is not None:
-            yield BulkFrame(frames.data_header(copy.disk, start + begin, length), data)
+            yield BulkFrame(frames.data_header(copy.disk, start + begin, length) + data, length)
         elif not copy.untouched:
             yield BulkFrame(frames.zeroes(copy.disk, start + begin, length))

@@ -173,6 +173,7 @@ class Dispatcher:
         state = self.disks[disk]
         for region, _, _ in state.regions.pieces(*extent):
             if state.regions.verdict(region) is not Verdict.IGNORE:
+                self._drop_queued(state, region)
                 self._return_region(state, region)
 
     def _route(self, disk: DiskState, piece: WritePiece) -> None:
@@ -245,16 +246,16 @@ class Dispatcher:
         """In RECOPY, one region at a time probes whether the destination takes data again."""
         return not disk.regions.copies
 
-    def frame_queued(self, copy: RegionCopy, size: int = 0) -> bool:
-        """A bulk frame of `copy` with `size` bytes of data, read already, is sent now.
+    def frames_queued(self, copy: RegionCopy, count: int, size: int = 0) -> bool:
+        """`count` bulk frames of `copy` with `size` bytes of data in all, read already, are sent now.
 
         False if the copy was abandoned: send no more of it.
         """
         if copy.abandoned:
             return False
         self.disks[copy.disk].counters.sent += size
-        self.disks[copy.disk].regions.frame_queued(copy)
-        self.streams[copy.stream].in_flight.append(copy)
+        self.disks[copy.disk].regions.frames_queued(copy, count)
+        self.streams[copy.stream].in_flight.extend([copy] * count)
         return True
 
     def bulk_handed(self, copy: RegionCopy) -> None:
@@ -333,6 +334,18 @@ class Dispatcher:
                 self._drop(piece)
         for region in list(disk.held):
             self._return_region(disk, region)
+
+    def _drop_queued(self, disk: DiskState, region: int) -> None:
+        """Drop what is queued for `region`: bulk data that is read from now on may be sent before it."""
+        pin = disk.regions.pins.get(region)
+        state = self.streams.get(pin.stream) if pin is not None else None
+        if state is None:
+            return
+        for piece in [piece for piece in state.queue if piece.region == region]:
+            if self.disks[piece.write.disk] is disk:
+                state.queue.remove(piece)
+                state.queued_bytes -= piece.weight
+                self._drop(piece)
 
     def _drop(self, piece: WritePiece) -> None:
         """`piece` was queued or held and will not be sent."""

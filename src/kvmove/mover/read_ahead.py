@@ -2,7 +2,7 @@
 
 Without it a disk that takes its time, or a busy processor, leaves the wire idle between two reads. What lies here is
 not handed to the stream yet: mirrored writes of other regions overtake it, and a region given back meanwhile is
-dropped by the stream (dispatcher.frame_queued).
+dropped by the stream (dispatcher.frames_queued).
 
 One thread a stream. Bounded by DEPTH frames. Deliberately not here: sending.
 """

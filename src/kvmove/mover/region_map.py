@@ -160,15 +160,15 @@ class RegionMap:
 
     # Pins.
 
-    def pin(self, region: int, stream: int) -> None:
-        """Something of `region` goes on its way over `stream`.
+    def pin(self, region: int, stream: int, count: int = 1) -> None:
+        """`count` things of `region` go on their way over `stream`.
 
         A pinned region takes only the stream it is pinned to.
         """
         pin = self.pins.setdefault(region, Pin(stream))
         if pin.stream != stream:
             raise AssertionError(f"region {region} is pinned to stream {pin.stream}, not {stream}")
-        pin.pending += 1
+        pin.pending += count
         self._touched[region] = 1
 
     def unpin(self, region: int) -> None:
@@ -217,10 +217,10 @@ class RegionMap:
                 region = self._states.find(RegionState.UNCOPIED, region + 1, stop)
         return None
 
-    def frame_queued(self, copy: RegionCopy) -> None:
-        """A bulk frame of `copy` is about to be read and sent."""
-        copy.unacknowledged += 1
-        self.pin(copy.region, copy.stream)
+    def frames_queued(self, copy: RegionCopy, count: int) -> None:
+        """`count` bulk frames of `copy` are sent now."""
+        copy.unacknowledged += count
+        self.pin(copy.region, copy.stream, count)
 
     def frame_acknowledged(self, copy: RegionCopy) -> None:
         """The destination applied a bulk frame of `copy`."""

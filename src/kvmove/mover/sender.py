@@ -173,7 +173,7 @@ class Sender(threading.Thread):
             if frame is None:
                 dispatcher.bulk_handed(read.copy)
                 return True
-            wanted = dispatcher.frame_queued(read.copy, frame.size)
+            wanted = dispatcher.frames_queued(read.copy, frame.count, frame.size)
         if wanted:
             self._queue_frame(stream, read.copy.disk, frame)
         elif frame.buffer is not None:
@@ -181,9 +181,9 @@ class Sender(threading.Thread):
         return True
 
     def _queue_frame(self, stream: Stream, disk: int, frame: BulkFrame) -> None:
-        stream.queue(frame.header)
-        if frame.file_length:
-            stream.queue_file(self._engine.disks[disk].fileno(), frame.file_offset, frame.file_length)
+        stream.queue(frame.encoded)
+        if frame.file_offset is not None:
+            stream.queue_file(self._engine.disks[disk].fileno(), frame.file_offset, frame.size)
         elif frame.data is not None:
             stream.queue(frame.data, frame.buffer.release if frame.buffer is not None else None)
 

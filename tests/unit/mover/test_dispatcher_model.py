@@ -55,6 +55,13 @@ class MoverMachine(RuleBasedStateMachine):
         for _ in range(steps):
             self.model.send(number)
 
+    @precondition(lambda self: self.model.living())
+    @rule(data=st.data(), steps=st.integers(1, 4))
+    def reader_runs(self, data: st.DataObject, steps: int) -> None:
+        number = data.draw(st.sampled_from(self.model.living()))
+        for _ in range(steps):
+            self.model.read_ahead(number)
+
     @rule(data=st.data(), count=st.integers(1, 8))
     def frames_are_applied(self, data: st.DataObject, count: int) -> None:
         number = data.draw(st.sampled_from(sorted(self.model.streams)))
@@ -96,7 +103,7 @@ PROFILE = settings(
 @pytest.fixture(autouse=True)
 def real_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model shrinks these; put them back after each test."""
-    for name in ("CHUNK", "ZERO_GRAIN", "SMALL"):
+    for name in ("CHUNK", "ZERO_GRAIN", "SMALL", "EDGE"):
         monkeypatch.setattr(bulk_copy, name, getattr(bulk_copy, name))
 
 
@@ -244,6 +251,31 @@ def test_a_discard_of_copied_data_that_is_passed_over_is_found() -> None:
             pass
 
     find_defect(Planted)
+
+
+def test_a_write_from_before_a_discard_that_is_sent_behind_the_new_copy_is_found() -> None:
+    class Planted(Dispatcher):
+        def _drop_queued(self, disk: DiskState, region: int) -> None:
+            pass
+
+    find_defect(Planted)
+
+
+def test_a_write_queued_before_a_discard_is_dropped_with_its_region() -> None:
+    dispatcher = Dispatcher([64], 16, Limits(high_mark=24, low_mark=8, budget=2.0))
+    dispatcher.copying = True
+    dispatcher.add_stream(0)
+    for _ in range(4):
+        copy = dispatcher.claim_region(0)
+        assert copy is not None
+        dispatcher.bulk_handed(copy)
+    assert dispatcher.mirrored(0, (14, 4), b"abcd", 1, 0.0), "no guest waits in asynchronous mode"
+    dispatcher.unspecified(0, (16, 1))
+    taken = dispatcher.take_writes(0, 64)
+    assert [(piece.region, piece.offset) for piece in taken] == [(0, 14)]
+    again = dispatcher.claim_region(0)
+    assert again is not None
+    assert again.region == 1
 
 
 def test_a_guest_that_is_not_answered_when_its_write_is_dropped_is_found() -> None:
