@@ -40,6 +40,10 @@ EDGE = ALIGNMENT
 """Bytes at a multiple of which a window of short extents begins, as direct reads want it."""
 
 
+WINDOW = SMALL + EDGE
+"""Bytes read at once for short extents: each of them fits, whatever its alignment."""
+
+
 class SourceDisk(Protocol):
     """What the bulk copy needs of a disk. Offsets and lengths in bytes."""
 
@@ -74,9 +78,10 @@ class Buffer:
 
 
 class BufferPool:
-    """Buffers of one sender; as many as can be unsent at once."""
+    """Buffers of one sender; as many as can be unsent at once, and the window through which it reads short extents."""
 
     def __init__(self, count: int) -> None:
+        self.window = aligned_buffer(WINDOW)
         self.free: list[Buffer] = [Buffer(self) for _ in range(count)]
 
     def take(self) -> Buffer:
@@ -105,7 +110,7 @@ def region_frames(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, *, use_s
 
     With `use_sendfile` data goes from the page cache to the socket without us, but for places that look like zeroes.
     """
-    short = _ShortFrames(disk, copy)
+    short = _ShortFrames(disk, copy, pool.window)
     for offset, length, is_data in disk.extents(copy.offset, copy.offset + copy.length):
         if not is_data:
             short.add_zeroes(offset, length)
@@ -131,13 +136,14 @@ class _ShortFrames:
     between them costs less than a system call for each.
     """
 
-    def __init__(self, disk: SourceDisk, copy: RegionCopy) -> None:
+    def __init__(self, disk: SourceDisk, copy: RegionCopy, buffer: memoryview) -> None:
         self.count = 0
         self.size = 0
         self._disk = disk
         self._copy = copy
         self._parts: list[bytes] = []
-        self._buffer = self._window = memoryview(b"")
+        self._buffer = buffer
+        self._window = buffer[:0]
         self._window_start = 0
 
     def add_zeroes(self, offset: int, length: int) -> None:
@@ -166,8 +172,7 @@ class _ShortFrames:
         at = offset - self._window_start
         if not 0 <= at <= len(self._window) - length:
             start = offset // EDGE * EDGE
-            end = min(start + CHUNK, self._copy.offset + self._copy.length)
-            self._buffer = self._buffer or aligned_buffer(CHUNK)
+            end = min(start + len(self._buffer), self._copy.offset + self._copy.length)
             self._window = self._buffer[: end - start]
             self._disk.read_into(self._window, start)
             self._window_start, at = start, offset - start
