@@ -80,6 +80,7 @@ class ModelStream:
     alive: bool = True
     fenced: bool = False
     job: tuple[RegionCopy, Iterator[BulkFrame]] | None = None
+    pool: BufferPool = field(default_factory=lambda: BufferPool(READ_AHEAD + 1))
     reads: deque[tuple[RegionCopy, BulkFrame | None]] = field(default_factory=deque)
 
 
@@ -101,7 +102,6 @@ class MoverModel:
         self.unanswered: set[int] = set()
         self.now = 0.0
         self.cookies = 0
-        self.pool = BufferPool(32)
 
     # The guest.
 
@@ -180,7 +180,7 @@ class MoverModel:
         if stream.job is None:
             copy = self.dispatcher.claim_region(number)
             if copy is not None:
-                stream.job = (copy, region_frames(self.sources[copy.disk], copy, self.pool, use_sendfile=False))
+                stream.job = (copy, region_frames(self.sources[copy.disk], copy, stream.pool, use_sendfile=False))
             return
         copy, steps = stream.job
         frame = next(steps, None)
