@@ -37,6 +37,9 @@ payload too comes to lie at the start of a page: large writes go to the disk wit
 ACK_BYTES = 1024 * 1024
 """Applied bytes after which an acknowledgement goes out even while more input waits."""
 
+ACK_LINGER = 0.005
+"""Seconds that an acknowledgement of nothing but bulk frames may wait for more of them: no guest waits for it."""
+
 SYNC_BYTES = 32 * 1024 * 1024
 SYNC_SECONDS = 0.5
 """The background sync runs after this much was written or this much time: what is left for the last one is less."""
@@ -155,6 +158,8 @@ class _StreamReceiver:
         self._applied = 0
         self._acknowledged = 0
         self._since_ack = 0
+        self._is_awaited = False  # something else than a bulk frame was applied: a guest may wait for it
+        self._lingered = False
 
     def run(self) -> None:
         yield_to_guests()
@@ -188,12 +193,20 @@ class _StreamReceiver:
         received = self.stream.receive_up_to(self._buffer[self._filled : self._filled + room], missing)
         self._filled += received
         self._apply_complete_frames()
-        if self._applied > self._acknowledged and (not received or self._since_ack >= ACK_BYTES or self._filled == 0):
+        if self._applied > self._acknowledged and self._is_ack_due(idle=not received):
             self.stream.queue(frames.ack(self._applied))
-            self._acknowledged, self._since_ack = self._applied, 0
+            self._acknowledged, self._since_ack, self._is_awaited = self._applied, 0, False
         self.stream.flush()
-        if not received:
-            self.stream.wait(1.0)
+        if received:
+            return
+        self.stream.wake_at(self._missing())
+        is_owed = self._applied > self._acknowledged
+        self._lingered = not self.stream.wait(ACK_LINGER if is_owed else 1.0)
+
+    def _is_ack_due(self, *, idle: bool) -> bool:
+        if self._since_ack >= ACK_BYTES or self._lingered:
+            return True
+        return self._is_awaited and (idle or self._filled == 0)
 
     def _missing(self) -> int:
         """Bytes that the frame at the buffer's start lacks: TLS gives 16 KiB at a time, a frame has many times that."""
@@ -217,6 +230,7 @@ class _StreamReceiver:
                 self._apply_bodyless(frame)
                 at = body
             self._applied += 1
+            self._is_awaited |= frame.kind is not FrameKind.DATA or frame.length < BULK_FRAME
             self._since_ack += frame.length
             self._owner.applied(frame.length)
         if at:

@@ -28,6 +28,13 @@ before the wire is idle."""
 GATHER = 128 * 1024
 """Items shorter than this (bytes) are sent together with what follows them."""
 
+LOWAT_LEAST = 32 * 1024
+"""Input below this (bytes) is not worth waiting for in one piece."""
+
+TLS_SLACK = 48 * 1024
+"""Bytes of a message that the TLS layer may have taken from the socket already: part of a record, and what it reads
+ahead. A wait for more than is to come would not end."""
+
 TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has no name for it
 USER_TIMEOUT_MS = 15_000
 """TCP_USER_TIMEOUT: a peer that acknowledges nothing for so long is gone."""
@@ -64,6 +71,7 @@ class Stream:
         self._poll = select.poll()
         self._poll.register(self._wake_read, select.POLLIN)
         self._woken = False
+        self._lowest_input = 1
         self._closing = threading.Lock()  # no other thread may touch a descriptor that was closed, and used anew
         self._closed = False
         sock.setblocking(False)
@@ -184,10 +192,21 @@ class Stream:
 
     # Waiting.
 
-    def wait(self, timeout: float) -> None:
-        """Wait until there is input, room for queued output, a `wake`, or `timeout` seconds have passed."""
+    def wake_at(self, wanted: int) -> None:
+        """Let `wait` end for input only once about `wanted` bytes are there (SO_RCVLOWAT); one byte if unknown."""
+        lowest = wanted - TLS_SLACK if self.encrypted else wanted
+        lowest = lowest if lowest >= LOWAT_LEAST else 1
+        if lowest != self._lowest_input:
+            self._lowest_input = lowest
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lowest)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until there is input, room for queued output, a `wake`, or `timeout` seconds have passed.
+
+        Return False if nothing but time has passed.
+        """
         if self.has_input():
-            return
+            return True
         interest = select.POLLIN | (select.POLLOUT if self._output else 0)
         try:
             self._poll.register(self.sock, interest)
@@ -197,6 +216,7 @@ class Stream:
         if any(descriptor == self._wake_read for descriptor, _ in ready):
             self._woken = False
             os.read(self._wake_read, 4096)
+        return bool(ready)
 
     def wake(self) -> None:
         """From any thread: end a `wait` now, or the next one at once."""
