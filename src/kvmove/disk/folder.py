@@ -83,8 +83,8 @@ class Folder:
         os.unlink(_one_component(name), dir_fd=self._fd)
 
     def remove_tree(self, name: str) -> None:
-        """Remove a folder and all in it. Durable after `sync`."""
-        shutil.rmtree(_one_component(name), dir_fd=self._fd)
+        """Remove a folder and all in it. Durable after `sync`. Another host may be at the same."""
+        shutil.rmtree(_one_component(name), dir_fd=self._fd, onerror=_unless_gone)
 
     def sync(self) -> None:
         """Make the entries durable."""
@@ -108,6 +108,12 @@ class Folder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _unless_gone(_call: object, _path: str, error: tuple[type[BaseException], BaseException, object]) -> None:
+    """What `rmtree` met: that somebody else has removed it is as good."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
 
 
 def _one_component(name: str) -> str:

@@ -85,10 +85,10 @@ def _open(root: Folder) -> Folder:
 
 
 def _since(quarantine: Folder, name: str) -> float | None:
-    with quarantine.folder(name) as folder:
-        if not folder.has(TOMBSTONE):
-            return None
-        try:
+    try:
+        with quarantine.folder(name) as folder:
             return float(json.loads(folder.read(TOMBSTONE))["since"])
-        except (ValueError, KeyError, TypeError):
-            return float("inf")  # damaged: kept, rather than deleted too early
+    except FileNotFoundError:
+        return None  # no tombstone; or another host has just deleted it all
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # damaged: kept, rather than deleted too early

@@ -328,10 +328,22 @@ def test_no_file_stays_open(store: Datastore) -> None:
     assert open_files() == before
 
 
-def test_a_purge_beside_deletions_disturbs_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_another_host", [False, True])
+def test_a_purge_beside_deletions_disturbs_none(tmp_path: Path, by_another_host: bool) -> None:
     store = Datastore.create("local", tmp_path)
+    purger = Datastore.open("san", tmp_path) if by_another_host else store
     ended = threading.Event()
-    purging = threading.Thread(target=lambda: [store.purge(3600) for _ in iter(ended.is_set, True)])
+    failures: list[Exception] = []
+
+    def purge() -> None:
+        while not ended.is_set():
+            try:
+                purger.purge(3600)
+            except Exception as error:
+                failures.append(error)
+                return
+
+    purging = threading.Thread(target=purge)
     purging.start()
     try:
         for _ in range(60):
@@ -342,4 +354,5 @@ def test_a_purge_beside_deletions_disturbs_none(tmp_path: Path) -> None:
     finally:
         ended.set()
         purging.join()
+    assert failures == []
     assert store.vms() == []
