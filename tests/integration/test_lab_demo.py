@@ -1,13 +1,11 @@
 """The demo as a newcomer meets it: a guest moves, every figure is there, nothing is left, also after Ctrl-C."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +17,8 @@ from kvmove.lab.lab import Lab
 from kvmove.lab.ledger_vm import LedgerVm
 from kvmove.lab.soak import run_soak
 from kvmove.lab.spec import DatastoreSpec, LabSpec
-from kvmove.model.move import MoveCheck
-from kvmove.model.task import Task
 from kvmove.units import GIB, MIB
+from tests.support.audience import Quiet
 from tests.support.labs import lab_name
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -29,28 +26,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 GUEST = Path(__file__).parents[2] / "build" / "guest"
 SPEC = LabSpec(nics=(0, 0), datastore=DatastoreSpec(size=2 * GIB))
 VM = LedgerVm(name="small", memory=160 * MIB, disk=256 * MIB, data=64 * MIB, ram_mib=16)
-
-
-class Quiet:
-    """An audience that remembers what it was shown."""
-
-    def __init__(self) -> None:
-        self.plans: list[MoveCheck] = []
-        self.percents: list[float] = []
-
-    def say(self, text: str) -> None:
-        """Nothing: a test has no audience."""
-
-    def plan(self, checked: MoveCheck) -> None:
-        self.plans.append(checked)
-
-    @contextlib.contextmanager
-    def watching(self, task: Task) -> Iterator[Callable[[Task], None]]:
-        def show(task: Task) -> None:
-            if task.progress is not None:
-                self.percents.append(task.progress.percent)
-
-        yield show
 
 
 def left_by(purpose: str) -> list[str]:

@@ -26,7 +26,7 @@ from kvmove.lab.folders import LabFolders
 from kvmove.lab.guest.image import build
 from kvmove.lab.lab import Lab
 from kvmove.lab.ledger_vm import LedgerVm
-from kvmove.lab.spec import DatastoreSpec, LabSpec
+from kvmove.lab.spec import LOCAL, SHARED, DatastoreSpec, LabSpec
 from kvmove.model.toml_file import explain
 from kvmove.units import format_size, parse_rate, parse_size
 
@@ -51,6 +51,7 @@ lab.add_command(compare)
 @click.option("--nics", type=click.IntRange(1, 8), default=2, show_default=True, help="Migration NICs of each host.")
 @click.option("--rate", "rates", multiple=True, help="Rate of each NIC, or of one after the other; or `unshaped`.")
 @click.option("--datastore-size", default="16GiB", show_default=True, help="Size of each host's datastore (sparse).")
+@click.option("--shared", is_flag=True, help="One more datastore that all hosts see; the VM's disk lies there.")
 @click.option("--no-guest", is_flag=True, help="Only the hosts; no VM.")
 @click.option("--memory", default="512MiB", show_default=True, help="Memory of the VM `demo`.")
 @click.option("--disk", default="1GiB", show_default=True, help="Disk of the VM `demo`.")
@@ -64,6 +65,7 @@ def up(
     nics: int,
     rates: tuple[str, ...],
     datastore_size: str,
+    shared: bool,
     no_guest: bool,
     memory: str,
     disk: str,
@@ -71,8 +73,8 @@ def up(
     guest_folder: Path,
 ) -> None:
     """Build a lab, start a guest that writes all the time, and make the other commands talk to the lab's manager."""
-    spec = _spec(name, hosts, _rates(nics, rates), datastore_size)
-    vm = None if no_guest else _vm(memory, disk, data)
+    spec = _spec(name, hosts, _rates(nics, rates), datastore_size).model_copy(update={"shared": shared})
+    vm = None if no_guest else _vm(memory, disk, data, SHARED if shared else LOCAL)
     printer = Printer(options)
     status = asyncio.run(_up(spec, vm, guest_folder, printer))
     _remember_context(name)
@@ -164,9 +166,10 @@ def _spec(name: str, hosts: int, rates: tuple[int, ...], datastore_size: str) ->
         raise InvalidInput(str(error)) from error
 
 
-def _vm(memory: str, disk: str, data: str) -> LedgerVm:
+def _vm(memory: str, disk: str, data: str, datastore: str) -> LedgerVm:
     try:
-        return LedgerVm(memory=parse_size(memory), disk=parse_size(disk), data=parse_size(data))
+        size = parse_size(disk)
+        return LedgerVm(memory=parse_size(memory), disk=size, data=parse_size(data), datastore=datastore)
     except ValueError as error:
         raise InvalidInput(str(error)) from error
 

@@ -5,7 +5,7 @@ import click
 from kvmove.cli.ending import follow_to_end
 from kvmove.cli.options import Command, Form, Options, pass_options
 from kvmove.cli.output import Printer
-from kvmove.cli.param_types import Milliseconds
+from kvmove.cli.param_types import Assignment, Milliseconds
 from kvmove.cli.plan import render_check
 from kvmove.cli.session import ask
 from kvmove.client.manager import ManagerClient
@@ -18,7 +18,15 @@ from kvmove.model.toml_file import fit
 @click.command(cls=Command)
 @click.argument("vm")
 @click.argument("host")
-@click.option("--datastore", metavar="NAME", help="Where all disks go on HOST; by default to datastores of equal name.")
+@click.option(
+    "--datastore",
+    metavar="NAME",
+    help="Where all disks go on HOST; by default shared ones stay, others go to datastores of equal name.",
+)
+@click.option(
+    "--disk", "disks", multiple=True, type=Assignment(), metavar="NAME=DATASTORE",
+    help="Where this disk goes; may be repeated.",
+)  # fmt: skip
 @click.option("--verify", is_flag=True, help="Compare both sides' disks as they were at the switchover.")
 @click.option("--no-tls", is_flag=True, help="Send memory and disks unencrypted; needs --yes.")
 @click.option("--yes", is_flag=True, help="Confirm what --no-tls means.")
@@ -38,6 +46,7 @@ def move(
     vm: str,
     host: str,
     datastore: str | None,
+    disks: tuple[tuple[str, str], ...],
     verify: bool,
     no_tls: bool,
     yes: bool,
@@ -48,13 +57,15 @@ def move(
 ) -> int:
     """Move the running VM to HOST, memory and disks together.
 
+    A disk on a datastore that both hosts share stays there, unless told otherwise; if all do, memory alone moves.
     VM is a name, a UUID or the beginning of either. Ctrl-C leaves the move alone, which goes on; pressed twice it
     cancels. Whatever fails, the VM runs on where it was.
     """
     if no_tls and not yes:
         raise click.UsageError("--no-tls sends memory and disks so that the network can read them; add --yes")
     wanted = {
-        "vm": vm, "host": host, "datastore": datastore, "encrypt": not no_tls, "verify": verify, "nics": nics,
+        "vm": vm, "host": host, "datastore": datastore, "disks": dict(disks), "encrypt": not no_tls, "verify": verify,
+        "nics": nics,
         "max_downtime_ms": max_downtime,
     }  # fmt: skip
     request = fit(wanted, MoveRequest, "the move")

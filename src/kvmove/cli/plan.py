@@ -5,7 +5,7 @@ from rich.text import Text
 
 from kvmove.cli.output import facts, printable, table
 from kvmove.cli.rows import link_speed
-from kvmove.model.move import MoveCheck, MovePlan
+from kvmove.model.move import DiskPlacement, MoveCheck, MoveKind, MovePlan
 from kvmove.units import format_size
 
 
@@ -15,12 +15,23 @@ def render_check(checked: MoveCheck) -> RenderableType:
     return Group(render_plan(checked.plan), *warnings, Text())
 
 
+KINDS = {
+    MoveKind.HOST: "host move: memory alone, the disks stay on a datastore that both hosts share",
+    MoveKind.UNIFIED: "unified move: memory and disks together",
+}
+
+
+def _disk(disk: DiskPlacement, to: str) -> dict[str, str]:
+    return {"disk": disk.name, "size": format_size(disk.size), "from": disk.source_datastore, "to": to}
+
+
 def render_plan(plan: MovePlan) -> RenderableType:
     """From where to where, each disk, each pair of NICs, and how."""
     parts: list[RenderableType] = [
         Text.assemble((plan.vm.name, "bold"), f"  {plan.source.name} → {plan.destination.name}"),
         facts(
             {
+                "Move": KINDS[plan.kind],
                 "Memory": format_size(plan.vm.memory),
                 "Encrypted": "yes" if plan.encrypt else Text("no: the network can read memory and disks", style="red"),
                 "Verified": "disks are compared at the switchover" if plan.verify else "",
@@ -28,11 +39,8 @@ def render_plan(plan: MovePlan) -> RenderableType:
             }
         ),
     ]
-    if plan.disks:
-        disks = [
-            {"disk": it.name, "size": format_size(it.size), "from": it.source_datastore, "to": it.destination_datastore}
-            for it in plan.disks
-        ]
+    disks = [_disk(it, it.destination_datastore) for it in plan.disks] + [_disk(it, "stays") for it in plan.stays]
+    if disks:
         parts += [Text(), table(disks)]
     routes = [
         {

@@ -15,7 +15,7 @@ from kvmove.lab import network, preparation, processes
 from kvmove.lab.commands import in_host, run
 from kvmove.lab.folders import LabFolders
 from kvmove.lab.network import NicCounters
-from kvmove.lab.spec import LabSpec
+from kvmove.lab.spec import LOCAL, LabSpec
 
 AGENT = ("-m", "kvmove", "agent")
 
@@ -120,8 +120,12 @@ class LabHost:
 
     @property
     def datastore(self) -> Path:
-        """The host's datastore, as seen from outside."""
-        return self.outside(self._folders.datastore(self._spec.datastore_name))
+        """The host's own datastore, as seen from outside."""
+        return self.datastore_called(LOCAL)
+
+    def datastore_called(self, name: str) -> Path:
+        """A datastore of the host, as seen from outside."""
+        return self.outside(self._folders.datastore(name))
 
     @property
     def log_files(self) -> list[Path]:

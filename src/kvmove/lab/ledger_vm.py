@@ -19,6 +19,7 @@ from kvmove.lab.guest.prefill import Prefill, prefill
 from kvmove.lab.guest.recorder_log import RecorderLog
 from kvmove.lab.lab import Lab
 from kvmove.lab.lab_host import LabHost
+from kvmove.lab.spec import LOCAL
 from kvmove.model.vm import BootDefinition, DiskDefinition, NicDefinition, VmDefinition
 from kvmove.units import GIB, MIB
 
@@ -45,6 +46,7 @@ class LedgerVm:
     ram_mib: int = 64
     ram_rate: int = 1000
     vcpus: int = 1
+    datastore: str = LOCAL
     options: GuestOptions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,21 +66,21 @@ class LedgerVm:
     def prefill(self) -> Prefill:
         return Prefill(self.data, SEED)
 
-    def definition(self, image: GuestImage, datastore: str) -> VmDefinition:
+    def definition(self, image: GuestImage) -> VmDefinition:
         """The VM as the manager takes it."""
         nic = NicDefinition(name="eth0", bridge=addresses.GUEST_BRIDGE, mac=addresses.guest_mac(self.number))
         boot = BootDefinition(
             kernel=str(image.kernel.resolve()), initrd=str(image.initrd.resolve()),
             command_line=self.options.command_line(),
         )  # fmt: skip
-        disk = DiskDefinition(name=DISK, datastore=datastore, size=self.disk)
+        disk = DiskDefinition(name=DISK, datastore=self.datastore, size=self.disk)
         return VmDefinition(
             name=self.name, uuid=self.uuid, memory=self.memory, vcpus=self.vcpus, disks=(disk,), nics=(nic,), boot=boot
         )
 
     def disk_file(self, host: LabHost) -> Path:
         """The disk on that host, as seen from outside."""
-        return host.datastore / str(self.uuid) / f"{DISK}.raw"
+        return host.datastore_called(self.datastore) / str(self.uuid) / f"{DISK}.raw"
 
 
 async def define(lab: Lab, vm: LedgerVm, image: GuestImage, host: str) -> None:
@@ -86,7 +88,7 @@ async def define(lab: Lab, vm: LedgerVm, image: GuestImage, host: str) -> None:
 
     :raise KvmoveError: the manager refused, or the disk could not be filled.
     """
-    await lab.manager.define_vm(host, vm.definition(image, lab.spec.datastore_name))
+    await lab.manager.define_vm(host, vm.definition(image))
     await asyncio.to_thread(fill, vm.disk_file(lab.host(host)), vm, image)
 
 

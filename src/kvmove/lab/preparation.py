@@ -16,7 +16,7 @@ from kvmove.lab import addresses
 from kvmove.lab.commands import run
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.host_init import HostConfig, Service
-from kvmove.lab.spec import LabSpec
+from kvmove.lab.spec import LOCAL, SHARED, LabSpec
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.identity import Identity, Role
 
@@ -34,11 +34,16 @@ def prepare(spec: LabSpec, folders: LabFolders) -> None:
     for name in (WORLD, *spec.hosts):
         folders.host(name).mkdir(parents=True, mode=0o700)
         folders.host_run(name).mkdir(parents=True, mode=0o700)
+    if spec.shared:
+        _shared(folders).mkdir()
+        Datastore.create(SHARED, _shared(folders))
     if not spec.bare:
         _issue_keys(spec, folders)
     _write_host(folders, WORLD, HostConfig(f"{spec.name}-{WORLD}", services=_world_services(spec, folders)))
     for index, host in enumerate(spec.hosts):
         mounts = [_prepare_datastore(spec, folders, host)]
+        if spec.shared:
+            mounts.append(["--bind", str(_shared(folders)), str(_mount_point(folders, SHARED))])
         services = [] if spec.bare else [_agent(spec, folders, host, index)]
         folders.failpoints(host).mkdir(mode=0o700)
         environment = {failpoints.VARIABLE: str(folders.failpoints(host))}
@@ -55,19 +60,28 @@ def recorder_folder(folders: LabFolders) -> Path:
     return folders.host(WORLD) / "recorder"
 
 
-def identify_datastore(spec: LabSpec, place: Path) -> None:
+def identify_datastore(place: Path) -> None:
     """Make the mounted file system at `place` a datastore, unless it is one already (a host that came back)."""
     with contextlib.suppress(Busy):
-        Datastore.create(spec.datastore_name, place)
+        Datastore.create(LOCAL, place)
 
 
 def _write_host(folders: LabFolders, name: str, config: HostConfig) -> None:
     host_config(folders, name).write_text(json.dumps(asdict(config), indent=1))
 
 
-def _prepare_datastore(spec: LabSpec, folders: LabFolders, host: str) -> list[str]:
-    target = folders.datastore(spec.datastore_name)
+def _shared(folders: LabFolders) -> Path:
+    return folders.host(WORLD) / "shared-datastore"
+
+
+def _mount_point(folders: LabFolders, datastore: str) -> Path:
+    target = folders.datastore(datastore)
     target.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _prepare_datastore(spec: LabSpec, folders: LabFolders, host: str) -> list[str]:
+    target = _mount_point(folders, LOCAL)
     if spec.datastore.kind == "folder":
         folder = folders.host(host) / "datastore"
         folder.mkdir()
@@ -140,11 +154,9 @@ def _agent_toml(spec: LabSpec, folders: LabFolders, host: str, index: int) -> st
         f"state = {_text(folders.host(host) / 'agent')}",
         f"run = {_text(folders.host_run(host))}",
         f"pki = {_text(folders.pki(host))}",
-        "",
-        "[[datastore]]",
-        f"name = {_text(spec.datastore_name)}",
-        f"path = {_text(folders.datastore(spec.datastore_name))}",
     ]
+    for name in (LOCAL, SHARED) if spec.shared else (LOCAL,):
+        lines += ["", "[[datastore]]", f"name = {_text(name)}", f"path = {_text(folders.datastore(name))}"]
     for number, rate in enumerate(spec.nics):
         lines += ["", "[[nic]]", f"name = {_text(addresses.migration(number, index).name)}"]
         lines += [f"speed = {_text(f'{rate * 8}bit')}"] if rate else []

@@ -6,9 +6,14 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, field_validator
 
 from kvmove.lab.folders import WORLD
-from kvmove.model.names import Name
 from kvmove.model.strict import Strict
 from kvmove.units import GIB
+
+LOCAL = "local"
+"""The name of each host's own datastore."""
+
+SHARED = "shared"
+"""The name of the datastore that all hosts of a lab see."""
 
 LabName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,14}[a-z0-9])?$")]
 """16 characters: it becomes part of socket paths, of which Unix allows 107 bytes."""
@@ -26,14 +31,15 @@ class DatastoreSpec(Strict):
 class LabSpec(Strict):
     """`nics` has one rate in bytes/s per migration NIC of every host; 0 is unshaped.
 
-    `bare` leaves out agents, manager and certificates: namespaces, networks and datastores alone.
+    With `shared` all hosts see one more datastore: a folder of this machine. `bare` leaves out
+    agents, manager and certificates: namespaces, networks and datastores alone.
     """
 
     name: LabName = "lab"
     hosts: Annotated[tuple[HostName, ...], Field(min_length=1, max_length=16)] = ("h1", "h2")
     nics: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=8)] = (125_000_000, 125_000_000)
     datastore: DatastoreSpec = DatastoreSpec()
-    datastore_name: Name = "local"
+    shared: bool = False
     bare: bool = False
 
     @field_validator("hosts")

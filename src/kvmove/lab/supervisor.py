@@ -24,7 +24,7 @@ from kvmove.lab.commands import LabFailed
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.host import HostProcess
 from kvmove.lab.leftovers import claim, sweep
-from kvmove.lab.spec import LabSpec
+from kvmove.lab.spec import LOCAL, LabSpec
 
 
 class Supervisor:
@@ -113,8 +113,8 @@ class Supervisor:
     async def _furnish(self, index: int, name: str) -> None:
         world, host = self.hosts[WORLD].init, self.hosts[name].init
         await asyncio.to_thread(network.plug_in, world, host, index, self.spec.nics)
-        datastore = processes.outside(host, self.folders.datastore(self.spec.datastore_name))
-        await asyncio.to_thread(preparation.identify_datastore, self.spec, datastore)
+        datastore = processes.outside(host, self.folders.datastore(LOCAL))
+        await asyncio.to_thread(preparation.identify_datastore, datastore)
 
     def _known_host(self, name: str) -> HostProcess:
         if name not in self.spec.hosts and name != WORLD:

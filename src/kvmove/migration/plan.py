@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 from kvmove.errors import NotFound
 from kvmove.migration.findings import Finding, refuse_blockers
-from kvmove.migration.preflight import Situation, destination_datastore, findings_of
+from kvmove.migration.preflight import Situation, findings_of
+from kvmove.migration.preflight_disks import destination_datastore, stays_in_place
 from kvmove.migration.routes import routes
 from kvmove.model.host import HostInfo, HostStatus
 from kvmove.model.move import DiskPlacement, HostRef, MovePlan, MoveRequest
@@ -45,12 +46,15 @@ def make_plan(
     source, destination = situation.source.info, situation.destination.info
     if source is None or destination is None or ownership is None:
         raise NotFound("a host or the VM's record is missing")  # the checks above have refused this
+    disks = vm.definition.disks
+    stays = [disk for disk in disks if stays_in_place(request, disk, source, destination)]
     return MovePlan(
         move_id=move_id,
-        vm=_at_destination(request, vm.definition, destination),
+        vm=_at_destination(request, vm.definition, source, destination),
         source=_ref(situation.source),
         destination=_ref(situation.destination),
-        disks=tuple(_placement(request, disk, destination) for disk in vm.definition.disks),
+        disks=tuple(_placement(request, disk, source, destination) for disk in disks if disk not in stays),
+        stays=tuple(_placement(request, disk, source, destination) for disk in stays),
         routes=routes(source, destination, request.nics),
         epoch=ownership.epoch,
         encrypt=request.encrypt,
@@ -68,17 +72,19 @@ def _situation(
     return Situation(request, vm, hosts[vm.host], hosts[request.host], ownership)
 
 
-def _at_destination(request: MoveRequest, definition: VmDefinition, destination: HostInfo) -> VmDefinition:
+def _at_destination(
+    request: MoveRequest, definition: VmDefinition, source: HostInfo, destination: HostInfo
+) -> VmDefinition:
     """The definition as it is there: the same machine, other datastores."""
     disks = tuple(
-        disk.model_copy(update={"datastore": _placement(request, disk, destination).destination_datastore})
+        disk.model_copy(update={"datastore": _placement(request, disk, source, destination).destination_datastore})
         for disk in definition.disks
     )
     return definition.model_copy(update={"disks": disks})
 
 
-def _placement(request: MoveRequest, disk: DiskDefinition, destination: HostInfo) -> DiskPlacement:
-    datastore = destination_datastore(request, disk, destination)
+def _placement(request: MoveRequest, disk: DiskDefinition, source: HostInfo, destination: HostInfo) -> DiskPlacement:
+    datastore = destination_datastore(request, disk, source, destination)
     if datastore is None:
         raise NotFound(f"{destination.name} has no datastore for disk {disk.name}")  # the checks have refused this
     return DiskPlacement(

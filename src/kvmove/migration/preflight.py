@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
-from uuid import UUID
 
 import kvmove
 from kvmove.migration.findings import Finding, blocker, warning
+from kvmove.migration.preflight_disks import DISK_CHECKS, Pair
 from kvmove.migration.routes import describe_nics, routes
-from kvmove.model.host import DatastoreInfo, HostInfo, HostStatus
+from kvmove.model.host import HostStatus
 from kvmove.model.move import MoveRequest
 from kvmove.model.ownership import Ownership, OwnershipState
-from kvmove.model.vm import DiskDefinition, VmState, VmStatus
+from kvmove.model.vm import VmState, VmStatus
 from kvmove.qemu.accelerator import Accelerator, memory_is_safe
 from kvmove.qemu.command_line import guest_memory
 from kvmove.units import format_size
@@ -34,15 +34,6 @@ class Situation(NamedTuple):
     ownership: Ownership | None
 
 
-class Pair(NamedTuple):
-    """A situation whose two hosts have reported."""
-
-    request: MoveRequest
-    vm: VmStatus
-    source: HostInfo
-    destination: HostInfo
-
-
 def findings_of(situation: Situation) -> Iterator[Finding]:
     """What the checks find, blockers and warnings."""
     first = [finding for look in _FIRST for finding in look(situation)]
@@ -53,12 +44,6 @@ def findings_of(situation: Situation) -> Iterator[Finding]:
     pair = Pair(situation.request, situation.vm, source, destination)
     for compare in _SECOND:
         yield from compare(pair)
-
-
-def destination_datastore(request: MoveRequest, disk: DiskDefinition, destination: HostInfo) -> DatastoreInfo | None:
-    """Where a disk goes: the datastore asked for, else the one of the same name as now. None: there is none."""
-    wanted = request.datastore or disk.datastore
-    return next((store for store in destination.datastores if store.name == wanted), None)
 
 
 def _same_host(now: Situation) -> Iterator[Finding]:
@@ -181,59 +166,6 @@ def _memory_is_there(pair: Pair) -> Iterator[Finding]:
         )
 
 
-def _datastores_are_two(pair: Pair) -> Iterator[Finding]:
-    own = {store.name: store.id for store in pair.source.datastores}
-    shared = [
-        disk
-        for disk in pair.vm.definition.disks
-        if (store := destination_datastore(pair.request, disk, pair.destination))
-        and own.get(disk.datastore) == store.id
-    ]
-    if shared:
-        yield blocker(
-            f"the datastore of disk {', '.join(disk.name for disk in shared)} is the same on {pair.source.name} and "
-            f"{pair.destination.name}",
-            "moves over shared storage are not supported yet; choose a datastore of the destination's own",
-        )
-
-
-def _datastores_have_room(pair: Pair) -> Iterator[Finding]:
-    """How much of a thin disk is filled is not known here, so each counts with its whole size."""
-    needed: dict[UUID, int] = {}
-    stores = {store.id: store for store in pair.destination.datastores}
-    for disk in pair.vm.definition.disks:
-        store = destination_datastore(pair.request, disk, pair.destination)
-        if store is not None:
-            needed[store.id] = needed.get(store.id, 0) + disk.size
-    for identity, size in needed.items():
-        yield from _room(pair.destination.name, stores[identity], size)
-
-
-def _room(host: str, store: DatastoreInfo, needed: int) -> Iterator[Finding]:
-    if needed > store.free:
-        yield blocker(
-            f"datastore {store.name} on {host} has {format_size(store.free)} free, and the disks need up to "
-            f"{format_size(needed)}",
-            f"free {format_size(needed - store.free)} there, or choose another datastore with --datastore",
-        )
-    elif store.free - needed < store.size // 20:
-        yield warning(
-            f"datastore {store.name} on {host} will be more than 95 % full once the disks are",
-            "move or delete something there soon",
-        )
-
-
-def _datastores_exist(pair: Pair) -> Iterator[Finding]:
-    wanted = dict.fromkeys(pair.request.datastore or disk.datastore for disk in pair.vm.definition.disks)
-    known = [store.name for store in pair.destination.datastores]
-    for name in wanted:
-        if name not in known:
-            yield blocker(
-                f"{pair.destination.name} has no datastore {name}",
-                f"choose one with --datastore: {', '.join(known)}" if known else "list one in its agent.toml",
-            )
-
-
 def _bridges_exist(pair: Pair) -> Iterator[Finding]:
     for bridge in dict.fromkeys(nic.bridge for nic in pair.vm.definition.nics):
         if bridge not in pair.destination.bridges:
@@ -275,9 +207,7 @@ _SECOND: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _accelerator_fits,
     _memory_is_safe,
     _memory_is_there,
-    _datastores_exist,
-    _datastores_are_two,
-    _datastores_have_room,
+    *DISK_CHECKS,
     _bridges_exist,
     _nics_meet,
     _encrypted,

@@ -179,8 +179,10 @@ class SourceMove:
 
     async def _phases(self, undo: AsyncExitStack, release: AsyncExitStack) -> Decision:
         await self._watched(self._prepare(undo, release))
-        self._enter(Phase.COPYING_DISKS)
-        await self._watched(self._copy_disks(undo, release))
+        self._start_relay(release)
+        if self.plan.disks:
+            self._enter(Phase.COPYING_DISKS)
+            await self._watched(self._copy_disks(undo, release))
         self._enter(Phase.COPYING_MEMORY)
         migration = await self._watched(self._copy_memory(undo))
         self._enter(Phase.SWITCHING_OVER)
@@ -252,7 +254,8 @@ class SourceMove:
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
         self._watch.disks = self._disks
         self.board.watch_disks(self._disks)
-        await asyncio.to_thread(self._disks.start, STREAM_SECONDS)
+        if self.plan.disks:
+            await asyncio.to_thread(self._disks.start, STREAM_SECONDS)
         await reach("source-prepared")
 
     def _open_disk(self, name: str, release: AsyncExitStack) -> SourceDisk:
@@ -284,7 +287,6 @@ class SourceMove:
     # Disks.
 
     async def _copy_disks(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
-        self._start_relay(release)
         for number, disk in enumerate(self.plan.disks):
             await self._start_mirror(number, disk.name, undo, release)
         await drain(self._instance.monitor)
@@ -350,7 +352,7 @@ class SourceMove:
             await migration.set_parameters(MigrationParameters(downtime_limit_ms=decision.milliseconds))
 
     def _start_relay(self, release: AsyncExitStack) -> None:
-        """Beside the copy of the disks: it takes a moment to start."""
+        """Before the copy of the disks: it takes a moment to start."""
         order = RelayOrder(
             path=self._memory_socket,
             routes=channel_routes(self.plan),

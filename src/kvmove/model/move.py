@@ -26,7 +26,8 @@ class Phase(StrEnum):
 
 
 class MoveRequest(Strict):
-    """What an operator asks for. `datastore` names the destination's datastore for all disks.
+    """What an operator asks for. `datastore` names the destination's datastore for all disks that `disks` does not
+    name; without either a disk stays on a datastore that both hosts share, or goes to the one of equal name.
 
     `nics` limits the source's migration NICs; none means all. `max_downtime_ms` bounds what QEMU may plan for the
     last memory round. `verify` compares both disks as they were at the switchover.
@@ -35,6 +36,7 @@ class MoveRequest(Strict):
     vm: str
     host: str
     datastore: str | None = None
+    disks: dict[str, str] = {}
     encrypt: bool = True
     verify: bool = False
     nics: tuple[str, ...] = ()
@@ -67,11 +69,19 @@ class DiskPlacement(Strict):
     destination_datastore: Name
 
 
+class MoveKind(StrEnum):
+    """What a move moves: the host alone, or the host and disks."""
+
+    HOST = "host"
+    UNIFIED = "unified"
+
+
 class MovePlan(Strict):
     """A move, decided: both agents act on this one object and on nothing else.
 
-    `vm` is the definition as it will be at the destination. `epoch` is the epoch under which the source owns the
-    VM; the hand-over makes it `epoch + 1`.
+    `disks` are those whose data moves; `stays` those on datastores that both hosts share, which nobody copies, makes
+    or deletes. `vm` is the definition as it will be at the destination. `epoch` is that under which the source owns
+    the VM; the hand-over makes it `epoch + 1`.
     """
 
     move_id: str
@@ -81,9 +91,15 @@ class MovePlan(Strict):
     disks: tuple[DiskPlacement, ...]
     routes: tuple[Route, ...]
     epoch: int
+    stays: tuple[DiskPlacement, ...] = ()
     encrypt: bool = True
     verify: bool = False
     max_downtime_ms: int = 300
+
+    @property
+    def kind(self) -> MoveKind:
+        """Follows from where the disks lie."""
+        return MoveKind.UNIFIED if self.disks else MoveKind.HOST
 
 
 class MoveCheck(Strict):

@@ -77,12 +77,18 @@ def test_away_from_a_terminal_each_phase_has_its_line(kvmove: Kvmove) -> None:
 def test_what_is_asked_for_is_what_the_manager_hears(manager: FakeManager, kvmove: Kvmove) -> None:
     kvmove(
         "move", "web1", "h2", "--datastore", "fast", "--verify", "--no-tls", "--yes", "--nic", "mig0", "--nic", "mig1",
-        "--max-downtime", "0.5s",
+        "--max-downtime", "0.5s", "--disk", "data=big", "--disk", "swap=fast",
     )  # fmt: skip
     assert body(manager, "POST /moves") == {
         "vm": "web1", "host": "h2", "datastore": "fast", "verify": True, "encrypt": False, "nics": ["mig0", "mig1"],
-        "max_downtime_ms": 500,
+        "max_downtime_ms": 500, "disks": {"data": "big", "swap": "fast"},
     }  # fmt: skip
+
+
+def test_a_disk_without_a_datastore_is_a_usage_error(kvmove: Kvmove) -> None:
+    result = kvmove("move", "web1", "h2", "--disk", "data")
+    assert result.code == 2
+    assert "'data' is not NAME=VALUE" in result.err
 
 
 def test_the_plain_move_is_encrypted_and_uses_all_nics(manager: FakeManager, kvmove: Kvmove) -> None:

@@ -16,7 +16,7 @@ from kvmove.migration.findings import Finding, Severity, warnings
 from kvmove.migration.plan import check, make_plan
 from kvmove.migration.routes import routes
 from kvmove.model.host import DatastoreInfo, HostInfo, HostStatus, MigrationNic
-from kvmove.model.move import MovePlan, MoveRequest
+from kvmove.model.move import MoveKind, MovePlan, MoveRequest
 from kvmove.model.ownership import Ownership, OwnershipState
 from kvmove.model.vm import VmState, VmStatus
 from kvmove.units import GIB, MIB
@@ -80,6 +80,13 @@ SILENT = {"reachable": False, "reason": "connection refused"}
 SHARED = DatastoreInfo(name="local", id=UUID(int=10), path="/srv/x", size=100 * GIB, free=50 * GIB)  # h1's own
 SMALL = DatastoreInfo(name="local", id=UUID(int=20), path="/srv/local", size=4 * GIB, free=3 * GIB - 1)
 
+
+def cached(facts: "Facts") -> "Facts":
+    """Its disk `data` goes through the host's page cache."""
+    root, data = facts.vm.definition.disks
+    return facts.of_definition(disks=(root, data.model_copy(update={"cache": "writeback"})))
+
+
 Change = Callable[[Facts], Facts]
 BLOCKED: dict[str, tuple[Change, str, str]] = {
     "same host": (lambda f: f.ask(host="h1"), "on h1 already", "another host"),
@@ -117,11 +124,16 @@ BLOCKED: dict[str, tuple[Change, str, str]] = {
     "no datastore": (lambda f: f.ask(datastore="ssd"), "no datastore ssd", "--datastore: local, fast"),
     "no datastores": (lambda f: f.of_destination(datastores=()), "no datastore local", "agent.toml"),
     "no room": (lambda f: f.of_destination(datastores=(SMALL,)), "need up to 3.0 GiB", "free 1 B there"),
-    "shared": (
-        lambda f: f.of_destination(datastores=(SHARED,)),
-        "disk root, data is the same on h1 and h2",
-        "not supported yet",
+    "shared and cached": (
+        lambda f: cached(f).of_destination(datastores=(SHARED,)),
+        *("disk data stays on a datastore that both hosts share", 'cache = "none"'),
     ),
+    "one leaves, one stays": (
+        lambda f: f.of_destination(datastores=(SHARED, info(2).datastores[1])).ask(disks={"data": "fast"}),
+        *("disk data leaves a datastore on which disk root stays", "both, or neither"),
+    ),
+    "no such disk": (lambda f: f.ask(disks={"swap": "fast"}), "web has no disk swap", "root, data"),
+    "no datastore for one": (lambda f: f.ask(disks={"data": "ssd"}), "no datastore ssd", "local, fast"),
     "no bridge": (lambda f: f.of_destination(bridges=("br1",)), "no bridge br0", "make bridge br0 on h2"),
     "unknown nic": (lambda f: f.ask(nics=("mig0", "eth7")), "h1 has no migration NIC eth7", "mig0, mig1"),
     "no nics": (lambda f: f.of_source(nics=()), "h1 has none; h2 has mig0 10.10.0.2/24", "common network"),
@@ -148,6 +160,28 @@ def test_a_datastore_that_is_asked_for_takes_all_disks_and_is_in_the_definition(
     assert [(it.name, it.source_datastore, it.destination_datastore) for it in plan.disks] == expected
     assert [disk.datastore for disk in plan.vm.disks] == ["fast", "fast"]
     assert plan.vm.model_copy(update={"disks": ()}) == vm_status().definition.model_copy(update={"disks": ()})
+
+
+def test_disks_stay_on_a_datastore_that_both_hosts_reach_whatever_it_is_called_there() -> None:
+    facts = Facts().of_destination(datastores=(SHARED.model_copy(update={"name": "san", "free": 0}),))
+    plan = facts.plan()
+    assert plan.kind is MoveKind.HOST
+    assert plan.disks == ()
+    assert [(it.name, it.source_datastore, it.destination_datastore) for it in plan.stays] == [
+        ("root", "local", "san"),
+        ("data", "local", "san"),
+    ]
+    assert [disk.datastore for disk in plan.vm.disks] == ["san", "san"]
+
+
+def test_a_datastore_of_the_same_name_is_another_where_its_identity_differs() -> None:
+    assert Facts().plan().kind is MoveKind.UNIFIED
+    assert Facts().plan().stays == ()
+
+
+def test_each_disk_goes_where_it_is_told() -> None:
+    plan = Facts().ask(disks={"data": "fast"}).plan()
+    assert [(it.name, it.destination_datastore) for it in plan.disks] == [("root", "local"), ("data", "fast")]
 
 
 @pytest.mark.parametrize(("change", "what", "hint"), BLOCKED.values(), ids=BLOCKED)
@@ -274,8 +308,9 @@ def test_a_plan_always_has_room_and_a_place_for_every_disk(
         return
     places = {store.name: store for store in stores}
     assert free >= plan.vm.memory
-    assert [disk.name for disk in plan.disks] == ["root", "data"]
+    assert sorted(disk.name for disk in (*plan.disks, *plan.stays)) == ["data", "root"]
     own = {store.name: store.id for store in info(1).datastores}
+    assert all(places[disk.destination_datastore].id == own["local"] for disk in plan.stays)
     for name in {disk.destination_datastore for disk in plan.disks}:
         assert sum(disk.size for disk in plan.disks if disk.destination_datastore == name) <= places[name].free
         assert places[name].id != own["local"]

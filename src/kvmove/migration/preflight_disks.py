@@ -1,0 +1,146 @@
+"""Where each disk of a move goes, or that it stays, and what blocks that. Pure.
+
+A datastore is recognised by its identity, never by its name or path: a disk stays where both hosts reach the datastore
+that it is on. A disk that stays is not copied, made or deleted by anybody.
+
+Invariant: no datastore holds at the same time disks of the VM that stay and disks that come or go, because what comes
+and goes does so with the VM's whole folder there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+from uuid import UUID
+
+from kvmove.migration.findings import Finding, blocker, warning
+from kvmove.model.host import DatastoreInfo, HostInfo
+from kvmove.model.move import MoveRequest
+from kvmove.model.vm import DiskDefinition, VmStatus
+from kvmove.units import format_size
+
+
+class Pair(NamedTuple):
+    """A situation whose two hosts have reported."""
+
+    request: MoveRequest
+    vm: VmStatus
+    source: HostInfo
+    destination: HostInfo
+
+
+def destination_datastore(
+    request: MoveRequest, disk: DiskDefinition, source: HostInfo, destination: HostInfo
+) -> DatastoreInfo | None:
+    """Where a disk goes: the datastore asked for, else the one that it is on if the destination reaches that, else the
+    destination's of the same name. None: there is none."""
+    wanted = request.disks.get(disk.name, request.datastore)
+    if wanted is None and (same := _by_id(destination, _current(disk, source))) is not None:
+        return same
+    return next((store for store in destination.datastores if store.name == (wanted or disk.datastore)), None)
+
+
+def stays_in_place(request: MoveRequest, disk: DiskDefinition, source: HostInfo, destination: HostInfo) -> bool:
+    """Whether the disk stays where it is, on a datastore that both hosts reach."""
+    store = destination_datastore(request, disk, source, destination)
+    return store is not None and store.id == _current(disk, source)
+
+
+def _current(disk: DiskDefinition, source: HostInfo) -> UUID | None:
+    return next((store.id for store in source.datastores if store.name == disk.datastore), None)
+
+
+def _by_id(host: HostInfo, identity: UUID | None) -> DatastoreInfo | None:
+    return next((store for store in host.datastores if store.id == identity), None)
+
+
+def _goes_to(pair: Pair, disk: DiskDefinition) -> DatastoreInfo | None:
+    return destination_datastore(pair.request, disk, pair.source, pair.destination)
+
+
+def _stays(pair: Pair, disk: DiskDefinition) -> bool:
+    return stays_in_place(pair.request, disk, pair.source, pair.destination)
+
+
+def _named_disks_exist(pair: Pair) -> Iterator[Finding]:
+    known = [disk.name for disk in pair.vm.definition.disks]
+    for name in pair.request.disks:
+        if name not in known:
+            yield blocker(
+                f"{pair.vm.definition.name} has no disk {name}",
+                f"its disks are: {', '.join(known)}" if known else "it has no disks",
+            )
+
+
+def _datastores_exist(pair: Pair) -> Iterator[Finding]:
+    known = [store.name for store in pair.destination.datastores]
+    missing = [disk for disk in pair.vm.definition.disks if _goes_to(pair, disk) is None]
+    for name in dict.fromkeys(
+        pair.request.disks.get(disk.name, pair.request.datastore) or disk.datastore for disk in missing
+    ):
+        yield blocker(
+            f"{pair.destination.name} has no datastore {name}",
+            f"choose one with --datastore: {', '.join(known)}" if known else "list one in its agent.toml",
+        )
+
+
+def _staying_disks_are_not_cached(pair: Pair) -> Iterator[Finding]:
+    """A host's page cache knows nothing of what another host writes to a file that both see."""
+    cached = [disk.name for disk in pair.vm.definition.disks if _stays(pair, disk) and disk.cache != "none"]
+    if cached:
+        yield blocker(
+            f"disk {', '.join(cached)} stays on a datastore that both hosts share, and goes through the page cache of "
+            "the host it runs on",
+            'shut the VM down and define the disk with cache = "none", or move the disk to another datastore with '
+            "--disk",
+        )
+
+
+def _folders_move_whole(pair: Pair) -> Iterator[Finding]:
+    disks = pair.vm.definition.disks
+    staying = {_current(disk, pair.source): disk for disk in disks if _stays(pair, disk)}
+    for disk in disks:
+        store = _goes_to(pair, disk)
+        if store is None or _stays(pair, disk):
+            continue
+        for identity, what in ((_current(disk, pair.source), "leaves"), (store.id, "comes to")):
+            if identity in staying:
+                yield blocker(
+                    f"disk {disk.name} {what} a datastore on which disk {staying[identity].name} stays",
+                    "move both, or neither: this version moves a VM's disks of one datastore together",
+                )
+
+
+def _datastores_have_room(pair: Pair) -> Iterator[Finding]:
+    """How much of a thin disk is filled is not known here, so each counts with its whole size."""
+    needed: dict[UUID, int] = {}
+    stores = {store.id: store for store in pair.destination.datastores}
+    for disk in pair.vm.definition.disks:
+        store = _goes_to(pair, disk)
+        if store is not None and not _stays(pair, disk):
+            needed[store.id] = needed.get(store.id, 0) + disk.size
+    for identity, size in needed.items():
+        yield from _room(pair.destination.name, stores[identity], size)
+
+
+def _room(host: str, store: DatastoreInfo, needed: int) -> Iterator[Finding]:
+    if needed > store.free:
+        yield blocker(
+            f"datastore {store.name} on {host} has {format_size(store.free)} free, and the disks need up to "
+            f"{format_size(needed)}",
+            f"free {format_size(needed - store.free)} there, or choose another datastore with --datastore",
+        )
+    elif store.free - needed < store.size // 20:
+        yield warning(
+            f"datastore {store.name} on {host} will be more than 95 % full once the disks are",
+            "move or delete something there soon",
+        )
+
+
+DISK_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
+    _named_disks_exist,
+    _datastores_exist,
+    _staying_disks_are_not_cached,
+    _folders_move_whole,
+    _datastores_have_room,
+)
