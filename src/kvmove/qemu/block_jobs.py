@@ -12,13 +12,13 @@ Not done here: the NBD server, and what a failed mirror means for the move.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvmove.errors import MoveFailed, QemuError, Unreachable
+from kvmove.qemu.jobs import OVER, READY, Job
 from kvmove.qemu.monitor import Event, Monitor
 from kvmove.units import GIB, KIB
 
@@ -31,9 +31,6 @@ END_SECONDS = 10.0
 PATIENCE = 1.0
 """How long an abandoned job may take to see that its server is gone before `yank` tells it."""
 
-_ENDED = "concluded"
-_POLL_SECONDS = 0.25
-
 
 def granularity(disk_size: int) -> int:
     """The unit (bytes) in which QEMU serialises mirrored writes.
@@ -45,7 +42,7 @@ def granularity(disk_size: int) -> int:
 
 
 class MirrorSpec(NamedTuple):
-    """What to mirror where: a disk's root node (see `command_line.root_nodes`), its size in bytes, the NBD server's
+    """What to mirror where: a disk's root node (see `Instance.disk_nodes`), its size in bytes, the NBD server's
     Unix socket and the export's name. `number` makes QEMU's names unique among the jobs of one VM."""
 
     node: str
@@ -77,6 +74,7 @@ class MirrorJob:
         self.failure: str | None = None
         self._monitor = monitor
         self._oob = oob
+        self._job = Job(monitor, self.job_id)
         self._remove: Callable[[], None] = _nothing
 
     async def start(self, *, timeout: float = START_SECONDS) -> None:
@@ -110,15 +108,15 @@ class MirrorJob:
         :raise MoveFailed: the job had failed, or fails now; at least one write may not have reached the server.
         :raise Unreachable: QEMU hung in it; it was yanked. In both cases the caller must `abandon`.
         """
-        if (status := await self._status()) != "ready":
+        if (status := await self._job.status()) != READY:
             raise MoveFailed(self._sentence(self.failure or f"it is {status or 'gone'}"))
         try:
             await self._monitor.execute("block-job-cancel", {"device": self.job_id}, timeout=timeout)
-            await self._wait_concluded(timeout)
+            await self._job.wait(OVER, timeout=timeout)
         except Unreachable:
             await self._yank()
             raise
-        error = await self._dismiss()
+        error = await self._job.dismiss()
         self._require_no_failure()
         if error:
             raise MoveFailed(self._sentence(error))
@@ -143,50 +141,22 @@ class MirrorJob:
             if not await self._ends_within(END_SECONDS):
                 raise MoveFailed(self._sentence("it does not end"), hint="The VM runs on; restart it when you can.")
         with contextlib.suppress(QemuError):
-            await self._dismiss()
+            await self._job.dismiss()
         await self._delete_target()
         self._remove()
 
     async def _ask_to_end(self) -> None:
         """A soft cancel, if the job is ready (before that QEMU would make it a forced one); no harm if it is over."""
         with contextlib.suppress(QemuError, Unreachable):
-            if await self._status(timeout=PATIENCE) == "ready":
+            if await self._job.status(timeout=PATIENCE) == READY:
                 await self._monitor.execute("block-job-cancel", {"device": self.job_id}, timeout=PATIENCE)
 
     async def _ends_within(self, timeout: float) -> bool:
         try:
-            await self._wait_concluded(timeout)
+            await self._job.wait(OVER, timeout=timeout)
         except Unreachable:
             return False
         return True
-
-    async def _wait_concluded(self, timeout: float) -> None:
-        """Wait until the job is concluded or gone. (Asked for, not only listened to: its end may lie behind us.)"""
-        async with _deadline(timeout, f"mirror job {self.job_id} did not end"):
-            while await self._status() not in (_ENDED, None):
-                with contextlib.suppress(Unreachable):
-                    await self._monitor.wait_event("JOB_STATUS_CHANGE", self._concludes, timeout=_POLL_SECONDS)
-
-    def _concludes(self, event: Event) -> bool:
-        return event.data.get("id") == self.job_id and event.data.get("status") in (_ENDED, "null")
-
-    async def _status(self, *, timeout: float = END_SECONDS) -> str | None:
-        """The job's status, or None when QEMU knows no such job."""
-        job = await self._job(timeout)
-        return None if job is None else str(job["status"])
-
-    async def _job(self, timeout: float = END_SECONDS) -> dict[str, Any] | None:
-        jobs = await self._monitor.execute("query-jobs", timeout=timeout)
-        return next((job for job in jobs if job["id"] == self.job_id), None)
-
-    async def _dismiss(self) -> str | None:
-        """Take the concluded job off QEMU's list; what error it ended with. A job that is gone has none to tell."""
-        job = await self._job()
-        if job is None:
-            return None
-        await self._monitor.execute("job-dismiss", {"id": self.job_id})
-        error = job.get("error")
-        return str(error) if error else None
 
     async def _delete_target(self) -> None:
         with contextlib.suppress(QemuError):  # it was never added, or went with the job
@@ -240,12 +210,3 @@ class MirrorJob:
 
 def _nothing() -> None:
     pass
-
-
-@contextlib.asynccontextmanager
-async def _deadline(seconds: float, what: str) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise Unreachable(f"{what} within {seconds:g} s") from error
