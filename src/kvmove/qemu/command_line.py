@@ -23,6 +23,7 @@ from uuid import UUID
 
 from kvmove.model.vm import BootDefinition, DiskDefinition, NicDefinition, VmDefinition
 from kvmove.qemu.accelerator import BINARY, Accelerator, aligned_memory, emulated_memory
+from kvmove.qemu.disk_nodes import device_id, node_names, node_options
 from kvmove.units import KIB
 
 MACHINE = "pc-q35-7.2"
@@ -72,16 +73,6 @@ class VmResources(NamedTuple):
 
     disks: Mapping[str, Path]
     taps: Mapping[str, str]
-
-
-def root_node(index: int) -> str:
-    """QEMU's node that the guest's disk number `index` is on: the one to mirror. (Names have 31 bytes at most.)"""
-    return f"disk{index}"
-
-
-def root_nodes(definition: VmDefinition) -> dict[str, str]:
-    """The root node of every disk, by the disk's name."""
-    return {disk.name: root_node(index) for index, disk in enumerate(definition.disks)}
 
 
 def guest_memory(definition: VmDefinition, accelerator: Accelerator) -> int:
@@ -147,22 +138,11 @@ def _boot(boot: BootDefinition) -> list[str]:
 
 
 def _disk(index: int, disk: DiskDefinition, file: Path, *, bootable: bool) -> list[str]:
-    node = root_node(index)
-    cache = {"direct": disk.cache == "none", "no-flush": False}
-    protocol = {
-        "driver": "file",
-        "node-name": f"{node}-file",
-        "filename": str(file),
-        "cache": cache,
-        "discard": "unmap",
-        # Without it QEMU syncs and drops the whole file's page cache when a destination takes over: in the downtime,
-        # and for nothing, because our own writes to it were made on this host.
-        "drop-cache": False,
-    }
-    image = {"driver": disk.format, "node-name": node, "file": f"{node}-file", "cache": cache, "discard": "unmap"}
+    node, _ = node_names(index)
+    protocol, image = node_options(node, disk, file)
     device: dict[str, Any] = {
         "driver": "virtio-blk-pci",
-        "id": f"vd{index}",
+        "id": device_id(index),
         "drive": node,
         "bus": "pcie.0",
         "addr": f"{_FIRST_DISK_SLOT + index:#x}",

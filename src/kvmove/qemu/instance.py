@@ -20,7 +20,8 @@ from uuid import UUID
 
 from kvmove.errors import Busy, KvmoveError, MoveFailed, Unreachable
 from kvmove.model.vm import VmDefinition
-from kvmove.qemu.command_line import VmPaths, belongs_to, root_nodes
+from kvmove.qemu.command_line import VmPaths, belongs_to
+from kvmove.qemu.disk_nodes import CurrentDisk, current_disks
 from kvmove.qemu.monitor import Monitor
 from kvmove.qemu.process import QemuProcess
 
@@ -30,9 +31,10 @@ _RETRY_SECONDS = 0.02
 _LOG_LINES = 6
 
 
-@dataclass(frozen=True)
+@dataclass
 class Instance:
-    """A QEMU that runs. `disk_nodes` gives the root node of every disk by the disk's name: the node to mirror."""
+    """A QEMU that runs. `disk_nodes` gives the root node of every disk by the disk's name: the node to mirror. It is
+    what QEMU said when we connected, and says anew after each step of a storage move (`look_at_disks`)."""
 
     process: QemuProcess
     monitor: Monitor
@@ -80,12 +82,20 @@ class Instance:
     @classmethod
     async def _connect(cls, definition: VmDefinition, process: QemuProcess, paths: VmPaths) -> Self:
         monitor = await _connect_when_ready(process, paths, paths.monitor)
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(monitor.close)
             oob = await _connect_when_ready(process, paths, paths.oob_monitor, oob=True)
-        except BaseException:
-            await monitor.close()
-            raise
-        return cls(process, monitor, oob, root_nodes(definition))
+            undo.push_async_callback(oob.close)
+            instance = cls(process, monitor, oob, {})
+            await instance.look_at_disks(definition)
+            undo.pop_all()
+        return instance
+
+    async def look_at_disks(self, definition: VmDefinition) -> dict[str, CurrentDisk]:
+        """Ask QEMU which node and file each disk is on, and renew `disk_nodes`. Raises as `current_disks` does."""
+        disks = await current_disks(self.monitor, definition)
+        self.disk_nodes = {name: disk.node for name, disk in disks.items()}
+        return disks
 
     async def disconnect(self) -> None:
         """Let go of monitors and process. QEMU and its guest run on."""

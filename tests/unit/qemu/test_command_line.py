@@ -16,7 +16,6 @@ from kvmove.qemu.command_line import (
     belongs_to,
     command_line,
     guest_memory,
-    root_nodes,
 )
 from kvmove.units import KIB, MIB
 
@@ -107,7 +106,6 @@ def test_a_disk_is_a_raw_node_over_a_file_node_with_explicit_formats() -> None:
         "drop-cache": False,
     }
     assert (image["driver"], image["node-name"], image["file"]) == ("raw", "disk0", "disk0-file")
-    assert root_nodes(vm(2)) == {"disk-0": "disk0", "disk-1": "disk1"}
 
 
 def test_writeback_goes_through_the_page_cache() -> None:
