@@ -10,7 +10,8 @@ from kvmove.disk.errors import disk_error
 _FICLONE = 0x40049409
 """ioctl_ficlonerange(2): _IOW(0x94, 9, int)."""
 
-_CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EXDEV, errno.EINVAL)
+REFUSALS = (errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EXDEV, errno.EINVAL)
+"""How a file system says that it cannot share blocks, or not between these two files: something else may."""
 
 
 def clone(source: Path, target: Path) -> bool:
@@ -38,7 +39,7 @@ def _clone_to(source_fd: int, target: Path) -> bool:
         fcntl.ioctl(target_fd, _FICLONE, source_fd)
     except OSError as error:
         target.unlink()
-        if error.errno in _CANNOT:
+        if error.errno in REFUSALS:
             return False
         raise
     finally:
