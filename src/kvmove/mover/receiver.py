@@ -20,6 +20,7 @@ from typing import Protocol
 
 from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.errors import KvmoveError
+from kvmove.mover.background_sync import BackgroundSync
 from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
 from kvmove.wire import frames
@@ -39,10 +40,6 @@ ACK_BYTES = 1024 * 1024
 
 ACK_LINGER = 0.005
 """Seconds that an acknowledgement of nothing but bulk frames may wait for more of them: no guest waits for it."""
-
-SYNC_BYTES = 32 * 1024 * 1024
-SYNC_SECONDS = 0.5
-"""The background sync runs after this much was written or this much time: what is left for the last one is less."""
 
 SEND_TIMEOUT = 15.0
 
@@ -70,11 +67,8 @@ class DiskReceiver:
         self._lock = threading.Lock()
         self._streams: dict[int, _StreamReceiver] = {}
         self._fenced: set[int] = set()
-        self._unsynced = 0
         self._stopping = threading.Event()
-        self._sync_now = threading.Event()
-        self._sync_lock = threading.Lock()
-        self._syncer = threading.Thread(target=self._keep_synced, name="disk-sync", daemon=True)
+        self._syncer = BackgroundSync(disks, lambda error: self.fail(error.detail))
         self._syncer.start()
 
     def accept(self, number: int, stream: Stream) -> Callable[[], None]:
@@ -105,19 +99,14 @@ class DiskReceiver:
     def applied(self, size: int) -> None:
         """Count what was written, and let the background sync know."""
         self.applied_bytes += size
-        self._unsynced += size
-        if self._unsynced >= SYNC_BYTES:
-            self._sync_now.set()
+        self._syncer.wrote(size)
 
     def sync(self) -> None:
         """Make all that was applied durable (fdatasync).
 
         :raise KvmoveError: the storage failed.
         """
-        with self._sync_lock:
-            self._unsynced = 0
-            for disk in self.disks:
-                disk.sync()
+        self._syncer.sync()
 
     def fail(self, reason: str) -> None:
         self.failure = self.failure or reason
@@ -125,24 +114,13 @@ class DiskReceiver:
     def stop(self) -> None:
         """End all streams; returns when nothing is written any more."""
         self._stopping.set()
-        self._sync_now.set()
         with self._lock:
             receivers = list(self._streams.values())
         for receiver in receivers:
             receiver.stream.shutdown()
         for receiver in receivers:
             receiver.ended.wait()
-        self._syncer.join()
-
-    def _keep_synced(self) -> None:
-        while not self._stopping.is_set():
-            self._sync_now.wait(SYNC_SECONDS)
-            self._sync_now.clear()
-            if self._unsynced:
-                try:
-                    self.sync()
-                except KvmoveError as error:
-                    self.fail(error.detail)
+        self._syncer.stop()
 
 
 class _StreamReceiver:
