@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import random
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +24,7 @@ from kvmove.transport.stream import StreamLost
 from kvmove.units import MIB
 from kvmove.wire.handshake import StreamRole
 from tests.support.file_systems import cached
+from tests.support.writing_guest import FakeMirror, Guest, make_source
 
 SIZE = 48 * MIB + 12 * 1024
 Setup = tuple[DiskMove, "Destination", Path]
@@ -68,73 +66,13 @@ class Destination:
         self.target.close()
 
 
-class FakeMirror:
-    """Stands in for the NBD server: counts the answers."""
-
-    def __init__(self) -> None:
-        self.answered = 0
-
-    def reply(self, cookie: int) -> bool:
-        self.answered += 1
-        return True
-
-    def reply_many(self, cookies: list[int]) -> int:
-        self.answered += len(cookies)
-        return len(cookies)
-
-    def oldest_arrival(self) -> float | None:
-        return None
-
-    def abort(self, reason: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class Guest(threading.Thread):
-    """Writes to the source file and then to the mirror, as QEMU does, until told to stop."""
-
-    def __init__(self, path: Path, move: DiskMove) -> None:
-        super().__init__()
-        self.file = os.open(path, os.O_WRONLY)
-        self.move = move
-        self.random = random.Random(7)
-        self.ended = threading.Event()
-        self.written = 0
-
-    def run(self) -> None:
-        while not self.ended.is_set():
-            length = self.random.choice([512, 4096, 4096, 4096, 65536, 700_000])
-            offset = self.random.randrange(0, SIZE - length, 512)
-            self.written += 1
-            if self.random.random() < 0.1:
-                os.pwrite(self.file, bytes(length), offset)
-                self.move.mirror(0).on_zero(self.written, offset, length, True)
-            else:
-                payload = self.random.randbytes(min(length, 4096)) * -(-length // 4096)
-                os.pwrite(self.file, payload[:length], offset)
-                self.move.mirror(0).on_write(self.written, offset, payload[:length])
-            time.sleep(0.0005)
-        os.close(self.file)
-
-
-def make_source(path: Path) -> None:
-    """Data, holes, and stored zeroes."""
-    with path.open("wb") as file:
-        file.truncate(SIZE)
-        for start in range(0, SIZE - 3 * MIB, 6 * MIB):
-            file.seek(start)
-            file.write(random.Random(start).randbytes(2 * MIB + 12288) + bytes(MIB))
-
-
 @pytest.fixture(params=[True, False], ids=["tls", "plain"])
 def setup(
     request: pytest.FixtureRequest, parties: Path, tmp_path: Path
 ) -> Iterator[tuple[DiskMove, Destination, Path]]:
     encrypted: bool = request.param
     source = tmp_path / "source.raw"
-    make_source(source)
+    make_source(source, SIZE)
     destination = Destination(parties, tmp_path / "target.raw", encrypted=encrypted)
     context = client_context(parties / "h1") if encrypted else None
     dialer = Dialer("move-1", TICKET, context, Identity(Role.AGENT, "h2").dns_name)
@@ -178,14 +116,11 @@ def test_a_writing_guest_loses_nothing(setup: Setup) -> None:
     move, destination, folder = setup
     mirror = FakeMirror()
     move.mirror(0).server = mirror
-    guest = Guest(folder / "source.raw", move)
-    guest.start()
-    move.start(10)
-    move.start_copy()
-    copied(move)
-    time.sleep(0.2)
-    guest.ended.set()
-    guest.join()
+    with Guest(folder / "source.raw", move) as guest:
+        move.start(10)
+        move.start_copy()
+        copied(move)
+        time.sleep(0.2)
     finish(move, destination, folder)
     assert mirror.answered == guest.written
 
@@ -194,17 +129,14 @@ def test_streams_cut_again_and_again_lose_nothing(setup: Setup) -> None:
     move, destination, folder = setup
     mirror = FakeMirror()
     move.mirror(0).server = mirror
-    guest = Guest(folder / "source.raw", move)
-    guest.start()
-    move.start(10)
-    move.start_copy()
-    for pause in (0.01, 0.05, 0.3, 0.02, 0.2):
-        time.sleep(pause)
-        for sender in list(move._by_number.values()):
-            sender.cut()
-    copied(move)
-    guest.ended.set()
-    guest.join()
+    with Guest(folder / "source.raw", move) as guest:
+        move.start(10)
+        move.start_copy()
+        for pause in (0.01, 0.05, 0.3, 0.02, 0.2):
+            time.sleep(pause)
+            for sender in list(move._by_number.values()):
+                sender.cut()
+        copied(move)
     finish(move, destination, folder)
     assert mirror.answered == guest.written
     assert move.snapshot()[0][0].recopied > 0, "something was on its way when the streams were cut"

@@ -1,7 +1,8 @@
 """All disks of one move at the source: mirrors in, streams out, one lock around the decisions.
 
-Threads: one per mirror (NbdServer), one per stream (Sender), one that watches the time. The asyncio side calls
-`start`, `start_copy`, `snapshot`, `wait_settled` and `stop`; nothing here knows who speaks QMP or who runs the move.
+The streams lead to another host (Sender), or to other disks of this one (`within_host`, LocalCopy). Threads: one per
+mirror (NbdServer), one per stream besides its reader, one that watches the time. The asyncio side calls `start`,
+`start_copy`, `snapshot`, `wait_settled` and `stop`; nothing here knows who speaks QMP or who runs the move.
 
 Promise to the guest: every mirrored write is answered, at the latest after the dispatcher's budget; should that
 ever fail, `write_deadline` cuts the mirror's connection, which ends the move and never the guest.
@@ -12,17 +13,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
+from kvmove.disk.offload import Offload, Rung
 from kvmove.errors import KvmoveError, MoveFailed, Unreachable
 from kvmove.model.move import Route
+from kvmove.mover.background_sync import BackgroundSync
 from kvmove.mover.bulk_copy import SourceDisk
 from kvmove.mover.dispatcher import Dispatcher, Limits
 from kvmove.mover.forward_mode import ForwardMode
+from kvmove.mover.local_copy import LocalCopy
 from kvmove.mover.sender import Sender
-from kvmove.transport.stream import Stream
+from kvmove.mover.worker import Worker
+from kvmove.transport.stream import Stream, StreamLost
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +38,9 @@ what is copied again for one lost write."""
 WATCH_INTERVAL = 0.05
 WAKE_BYTES = 64 * 1024
 """Queued mirrored bytes from which a stream is woken at once instead of finding them when it looks."""
+
+LOCAL_WORKERS = 2
+"""Workers of a move within a host: while one waits for the target's storage the other has the source's busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,10 @@ class MirrorServer(Protocol):
 
 @dataclass(slots=True)
 class DiskSnapshot:
-    """One disk now. Bytes, but for `forwarded` and `ignored` (mirrored pieces). `sent` is data, frames not counted."""
+    """One disk now. Bytes, but for `forwarded` and `ignored` (mirrored pieces). `sent` is data, frames not counted.
+
+    `by_rung` says by which way how much of the bulk went, in a move within a host; empty in others.
+    """
 
     total: int
     copied: int
@@ -75,6 +86,7 @@ class DiskSnapshot:
     forwarded: int
     ignored: int
     mode_changes: tuple[str, ...]
+    by_rung: dict[Rung, int]
 
 
 @dataclass(slots=True)
@@ -127,8 +139,8 @@ class DiskMove:
 
     def __init__(
         self,
-        disks: list[SourceDisk],
-        routes: list[Route],
+        disks: Sequence[SourceDisk],
+        routes: Sequence[Route],
         dial: Callable[[Route, int], Stream],
         settings: MoverSettings,
     ) -> None:
@@ -144,24 +156,37 @@ class DiskMove:
         self._changed = threading.Condition(self.lock)
         self._waiters = 0
         self._numbers = 0
-        self._by_number: dict[int, Sender] = {}
+        self._by_number: dict[int, Worker] = {}
         self._closed = _Closed()
         self._without_stream_since = time.monotonic()
         self._mirrors = [_Mirror(self, number) for number in range(len(disks))]
         self._mirrors_may_end = False
-        self._senders = [
+        self._offloads: Sequence[Offload] = ()
+        self._syncer = BackgroundSync((), self.failed)
+        self._workers: list[Worker] = [
             Sender(self, route.nic, self._opener(route), slot)
             for route in routes
             for slot in range(settings.streams_per_route)
         ]
         self._watch = threading.Thread(target=self._watch_time, name="move-watch", daemon=True)
 
+    @classmethod
+    def within_host(cls, offloads: Sequence[Offload], settings: MoverSettings) -> Self:
+        """A move of disks between datastores of this host: each from its offload's source to its target.
+
+        The offloads' files stay the caller's, to be closed after `stop`. What is applied is synced in the background;
+        `sync_targets` does the rest.
+        """
+        move = cls([offload.source for offload in offloads], (), _no_route, settings)
+        move._offloads = offloads
+        move._syncer = BackgroundSync(offloads, move.failed)
+        move._workers = [LocalCopy(move, offloads, move._syncer.wrote) for _ in range(LOCAL_WORKERS)]
+        return move
+
     def _opener(self, route: Route) -> Callable[[int], Stream]:
         def open_stream(slot: int) -> Stream:
             del slot
-            with self.lock:
-                number = self._numbers
-                self._numbers += 1
+            number = self.new_number()
             stream = self._dial(route, number)
             stream.number = number
             return stream
@@ -176,8 +201,10 @@ class DiskMove:
         :raise Unreachable: none could be opened within `timeout` seconds. Call `stop` then too.
         """
         self._without_stream_since = time.monotonic()
-        for sender in self._senders:
-            sender.start()
+        for worker in self._workers:
+            worker.start()
+        if self._offloads:
+            self._syncer.start()
         self._watch.start()
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -238,6 +265,13 @@ class DiskMove:
                 raise self.failure
             return True
 
+    def sync_targets(self) -> None:
+        """Make durable what was applied within this host; in a move to another host its destination does that.
+
+        :raise KvmoveError: the storage failed, now or at an earlier sync: the targets cannot be trusted.
+        """
+        self._syncer.sync()
+
     def _wait(self, seconds: float) -> None:
         self._waiters += 1
         try:
@@ -261,12 +295,14 @@ class DiskMove:
         for mirror in self._mirrors:
             if mirror.server is not None:
                 mirror.server.close()
-        for sender in self._senders:
-            sender.cut()
-            sender.wake()
-        for thread in (*self._senders, self._watch):
-            if thread.ident is not None and thread is not threading.current_thread():
+        for worker in self._workers:
+            worker.cut()
+            worker.wake()
+        threads: list[Worker | threading.Thread] = [*self._workers, self._watch]
+        for thread in threads:
+            if thread.ident not in (None, threading.get_ident()):
                 thread.join()
+        self._syncer.stop()
 
     def snapshot(self) -> tuple[list[DiskSnapshot], dict[str, NicTotals]]:
         """Disks and NICs as they are now."""
@@ -277,14 +313,17 @@ class DiskMove:
                     state.buffered, state.counters.mirrored_bytes, state.counters.sent,
                     state.counters.forwarded, state.counters.ignored,
                     tuple(state.counters.mode_changes),
+                    dict(self._offloads[number].moved) if self._offloads else {},
                 )
-                for state in self.dispatcher.disks
+                for number, state in enumerate(self.dispatcher.disks)
             ]  # fmt: skip
-            nics = {sender.nic: NicTotals(self._closed.sent.get(sender.nic, 0)) for sender in self._senders}
-            for sender in self._by_number.values():
-                if sender.stream is not None:
-                    nics[sender.nic].sent += sender.stream.bytes_sent
-                    nics[sender.nic].streams += 1
+            nics = {
+                worker.nic: NicTotals(self._closed.sent.get(worker.nic, 0)) for worker in self._workers if worker.nic
+            }
+            for worker in self._by_number.values():
+                if worker.nic:
+                    nics[worker.nic].sent += worker.bytes_sent
+                    nics[worker.nic].streams += 1
         return disks, nics
 
     # The mirrors' side: called in the NBD servers' threads.
@@ -303,8 +342,8 @@ class DiskMove:
         if at_once:
             self._mirrors[disk].answer(cookie)
         self._answer(answers)
-        for sender in to_wake:
-            sender.wake()
+        for worker in to_wake:
+            worker.wake()
 
     def discarded(self, disk: int, extent: tuple[int, int]) -> None:
         with self.lock:
@@ -323,27 +362,29 @@ class DiskMove:
             if cookies and mirror.server is not None:
                 mirror.server.reply_many(cookies)
 
-    # The senders' side.
+    # The workers' side.
 
-    def stream_opened(self, sender: Sender) -> int:
-        """See `sender.Engine`."""
-        assert sender.stream is not None
-        number = sender.stream.number
+    def new_number(self) -> int:
+        """See `worker.Engine`."""
+        with self.lock:
+            self._numbers += 1
+            return self._numbers - 1
+
+    def stream_opened(self, worker: Worker) -> None:
+        """See `worker.Engine`."""
         with self._changed:
-            self.dispatcher.add_stream(number)
-            self._by_number[number] = sender
+            self.dispatcher.add_stream(worker.number)
+            self._by_number[worker.number] = worker
             self._changed.notify_all()
-        log.info("stream %d over %s is open", number, sender.nic)
-        return number
+        log.info("%s: stream %d is open", worker.name, worker.number)
 
-    def stream_closed(self, sender: Sender, reason: str) -> None:
-        """See `sender.Engine`."""
-        assert sender.stream is not None
+    def stream_closed(self, worker: Worker, reason: str) -> None:
+        """See `worker.Engine`."""
         with self._changed:
             if not self.stopping.is_set():  # in the end there is nobody to give its regions back to
-                self.dispatcher.lose_stream(sender.number)
-            del self._by_number[sender.number]
-            self._closed.sent[sender.nic] = self._closed.sent.get(sender.nic, 0) + sender.stream.bytes_sent
+                self.dispatcher.lose_stream(worker.number)
+            del self._by_number[worker.number]
+            self._closed.sent[worker.nic] = self._closed.sent.get(worker.nic, 0) + worker.bytes_sent
             if not self._by_number:
                 self._without_stream_since = time.monotonic()
             answers = self.dispatcher.take_answers()
@@ -351,10 +392,10 @@ class DiskMove:
         self._answer(answers)
         self._wake_all()
         if not self.stopping.is_set():
-            log.warning("stream %d over %s was lost: %s", sender.number, sender.nic, reason)
+            log.warning("%s: stream %d was lost: %s", worker.name, worker.number, reason)
 
     def progress_made(self) -> None:
-        """See `sender.Engine`."""
+        """See `worker.Engine`."""
         with self._changed:
             answers = self.dispatcher.take_answers()
             if self._waiters:
@@ -363,7 +404,7 @@ class DiskMove:
             self._answer(answers)
 
     def failed(self, error: KvmoveError) -> None:
-        """See `sender.Engine`. The first failure counts."""
+        """See `worker.Engine`. The first failure counts."""
         with self._changed:
             if self.failure is not None or self.stopping.is_set():
                 return
@@ -373,9 +414,9 @@ class DiskMove:
 
     def _wake_all(self) -> None:
         with self.lock:
-            senders = list(self._by_number.values())
-        for sender in senders:
-            sender.wake()
+            workers = list(self._by_number.values())
+        for worker in workers:
+            worker.wake()
 
     # Time.
 
@@ -401,3 +442,8 @@ class DiskMove:
             oldest = mirror.server.oldest_arrival() if mirror.server is not None else None
             if mirror.server is not None and oldest is not None and now - oldest > self._settings.write_deadline:
                 mirror.server.abort(f"a guest write waited for {now - oldest:.1f} s")
+
+
+def _no_route(route: Route, number: int) -> Stream:
+    """A move within a host opens no streams."""
+    raise StreamLost(f"stream {number} has no way over {route.nic}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvmove.errors import KvmoveError
@@ -40,7 +40,7 @@ class ReadAhead(threading.Thread):
 
     def __init__(
         self,
-        disks: list[SourceDisk],
+        disks: Sequence[SourceDisk],
         claim: Callable[[], RegionCopy | None],
         ready: Callable[[], None],
         *,

@@ -13,13 +13,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from kvmove.errors import KvmoveError, MoveFailed
-from kvmove.mover.bulk_copy import CHUNK, SMALL, BulkFrame, SourceDisk
-from kvmove.mover.dispatcher import Dispatcher, WritePiece
+from kvmove.mover.bulk_copy import CHUNK, SMALL, BulkFrame
+from kvmove.mover.dispatcher import WritePiece
 from kvmove.mover.read_ahead import ReadAhead
 from kvmove.mover.region_map import RegionCopy
+from kvmove.mover.worker import Engine
 from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
 from kvmove.wire import frames
@@ -39,27 +39,6 @@ sending eight at once costs what sending one does."""
 
 RETRY_FIRST, RETRY_MOST = 0.2, 3.0
 """Seconds between attempts to reopen a stream; doubled up to the most."""
-
-
-class Engine(Protocol):
-    """What a sender needs of the move it works for; `lock` guards `dispatcher`."""
-
-    lock: threading.Lock
-    dispatcher: Dispatcher
-    disks: list[SourceDisk]
-    stopping: threading.Event
-
-    def stream_opened(self, sender: Sender) -> int:
-        """A stream is open: its number in this move."""
-
-    def stream_closed(self, sender: Sender, reason: str) -> None:
-        """The stream ended; the dispatcher must give its regions back."""
-
-    def progress_made(self) -> None:
-        """Acknowledgements came: answer guests, wake whoever waits. Called without the lock."""
-
-    def failed(self, error: KvmoveError) -> None:
-        """The move cannot go on."""
 
 
 class Sender(threading.Thread):
@@ -92,6 +71,12 @@ class Sender(threading.Thread):
             self._live(stream)
             self._engine.stopping.wait(wait)
 
+    @property
+    def bytes_sent(self) -> int:
+        """See `worker.Worker`."""
+        stream = self.stream
+        return stream.bytes_sent if stream is not None else 0
+
     def wake(self) -> None:
         """From any thread: there is something to send."""
         stream, reader = self.stream, self._reader
@@ -110,7 +95,8 @@ class Sender(threading.Thread):
         """From an open stream to its end."""
         self.stream = stream
         self._filled = 0
-        self.number = self._engine.stream_opened(self)
+        self.number = stream.number
+        self._engine.stream_opened(self)
         self._reader = ReadAhead(
             self._engine.disks, self._claim, stream.wake, may_sendfile=not stream.encrypted, buffers=BUFFERS
         )
