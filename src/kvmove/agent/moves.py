@@ -20,7 +20,9 @@ from kvmove.migration.journal import MoveJournal, Step
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.recovery import MoveRecovery
 from kvmove.migration.source import SourceMove
-from kvmove.model.move import MovePlan, MoveStatus
+from kvmove.migration.storage_move import StorageMove
+from kvmove.migration.storage_recovery import StorageRecovery
+from kvmove.model.move import MoveKind, MovePlan, MoveStatus
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class Moves:
 
     def __init__(self, host: HostParts) -> None:
         self._host = host
-        self._outgoing: dict[str, SourceMove] = {}
+        self._outgoing: dict[str, SourceMove | StorageMove] = {}
         self._boards: dict[str, MoveBoard] = {}
         self._incoming: dict[str, IncomingMove] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,14 +65,18 @@ class Moves:
         if plan.source.name != self._host.name:
             raise InvalidInput(f"host {self._host.name} is not the source of move {plan.move_id}")
         board = MoveBoard(plan)
-        move = SourceMove(self._host, plan, _ticket(ticket), board)
+        move: SourceMove | StorageMove
+        if plan.kind is MoveKind.STORAGE:
+            move = StorageMove(self._host, plan, board)
+        else:
+            move = SourceMove(self._host, plan, _ticket(ticket), board)
         self._host.vms.begin_move(plan.vm.uuid, plan.move_id)
         self._boards[plan.move_id] = board
         self._outgoing[plan.move_id] = move
         self._spawn(self._run(move), f"move-{plan.move_id}")
         return board.status()
 
-    async def _run(self, move: SourceMove) -> None:
+    async def _run(self, move: SourceMove | StorageMove) -> None:
         try:
             await move.run()
         finally:
@@ -154,7 +160,8 @@ class Moves:
     def recover(self) -> None:
         """Take up every unfinished move. The VMs of this host must have been adopted before."""
         for journal in self._host.outgoing.unfinished():
-            recovery = MoveRecovery(self._host, journal)
+            is_storage = journal.plan().kind is MoveKind.STORAGE
+            recovery = StorageRecovery(self._host, journal) if is_storage else MoveRecovery(self._host, journal)
             self._boards[recovery.plan.move_id] = recovery.board
             with contextlib.suppress(KvmoveError):
                 self._host.vms.begin_move(recovery.plan.vm.uuid, recovery.plan.move_id)

@@ -252,6 +252,16 @@ class VmManager:
             raise CheckFailed(f"VM {found.definition.name} does not run on {self._name}")
         return found.instance
 
+    def surviving(self, vm: UUID) -> Instance | None:
+        """The VM's QEMU, after a restart of the agent; None when it has ended.
+
+        :raise Unreachable: it lives and does not answer yet.
+        """
+        instance = self._find(vm).instance
+        if instance is None and (pid := self._launcher.is_there(vm)) is not None:
+            raise Unreachable(f"QEMU (pid {pid}) of VM {self._find(vm).definition.name} does not answer")
+        return instance
+
     def begin_move(self, vm: UUID, move_id: str) -> None:
         """Keep others off the VM while it moves. A guest that powers off stays in its QEMU until `end_move`.
 
@@ -270,6 +280,10 @@ class VmManager:
         self._store.write(found.record)
         found.move_id = None
         self._spawn(self._clear_if_powered_off(found))
+
+    async def disks_moved(self, definition: VmDefinition) -> None:
+        """The VM's disks lie where `definition` says from now on, durably. Repeating it changes nothing."""
+        await self._keep(self._find(definition.uuid), definition=definition)
 
     async def start_incoming(self, definition: VmDefinition, move_id: str) -> Instance:
         """Start a QEMU that waits for the VM's memory; its disks are there. Undone by `discard_incoming`.

@@ -58,9 +58,17 @@ _WHAT_FAILED = {
 }
 
 
+_WHAT_FAILED_ON_ONE_HOST = {
+    TaskState.FAILED: "the disks of {vm} were not moved on {source}",
+    TaskState.CANCELLED: "the move of the disks of {vm} on {source} was cancelled",
+    TaskState.ATTENTION: "the move of the disks of {vm} on {source} needs attention",
+}
+
+
 def what_failed(task: Task) -> str:
     """What did not succeed, for the headline of an error."""
-    return _WHAT_FAILED[task.state].format(vm=task.vm, source=task.source, destination=task.destination)
+    table = _WHAT_FAILED if task.source != task.destination else _WHAT_FAILED_ON_ONE_HOST
+    return table[task.state].format(vm=task.vm, source=task.source, destination=task.destination)
 
 
 def task_error(task: Task) -> KvmoveError:

@@ -17,7 +17,7 @@ from kvmove.model.toml_file import fit
 
 @click.command(cls=Command)
 @click.argument("vm")
-@click.argument("host")
+@click.argument("host", required=False)
 @click.option(
     "--datastore",
     metavar="NAME",
@@ -44,7 +44,7 @@ from kvmove.model.toml_file import fit
 def move(
     options: Options,
     vm: str,
-    host: str,
+    host: str | None,
     datastore: str | None,
     disks: tuple[tuple[str, str], ...],
     verify: bool,
@@ -55,12 +55,14 @@ def move(
     dry_run: bool,
     no_wait: bool,
 ) -> int:
-    """Move the running VM to HOST, memory and disks together.
+    """Move the running VM to HOST, memory and disks together; without HOST its disks alone, on its host.
 
     A disk on a datastore that both hosts share stays there, unless told otherwise; if all do, memory alone moves.
     VM is a name, a UUID or the beginning of either. Ctrl-C leaves the move alone, which goes on; pressed twice it
     cancels. Whatever fails, the VM runs on where it was.
     """
+    if host is None and datastore is None and not disks:
+        raise click.UsageError("name a HOST, or a datastore with --datastore or --disk")
     if no_tls and not yes:
         raise click.UsageError("--no-tls sends memory and disks so that the network can read them; add --yes")
     wanted = {

@@ -17,6 +17,7 @@ def render_check(checked: MoveCheck) -> RenderableType:
 
 KINDS = {
     MoveKind.HOST: "host move: memory alone, the disks stay on a datastore that both hosts share",
+    MoveKind.STORAGE: "storage move: disks alone, the VM stays on its host",
     MoveKind.UNIFIED: "unified move: memory and disks together",
 }
 
@@ -27,18 +28,17 @@ def _disk(disk: DiskPlacement, to: str) -> dict[str, str]:
 
 def render_plan(plan: MovePlan) -> RenderableType:
     """From where to where, each disk, each pair of NICs, and how."""
-    parts: list[RenderableType] = [
-        Text.assemble((plan.vm.name, "bold"), f"  {plan.source.name} → {plan.destination.name}"),
-        facts(
-            {
-                "Move": KINDS[plan.kind],
-                "Memory": format_size(plan.vm.memory),
-                "Encrypted": "yes" if plan.encrypt else Text("no: the network can read memory and disks", style="red"),
-                "Verified": "disks are compared at the switchover" if plan.verify else "",
-                "Downtime limit": f"{plan.max_downtime_ms} ms",
-            }
-        ),
-    ]
+    between = plan.source.name
+    shown: dict[str, str | Text] = {"Move": KINDS[plan.kind]}
+    if plan.kind is not MoveKind.STORAGE:
+        between = f"{between} → {plan.destination.name}"
+        shown |= {
+            "Memory": format_size(plan.vm.memory),
+            "Encrypted": "yes" if plan.encrypt else Text("no: the network can read memory and disks", style="red"),
+            "Verified": "disks are compared at the switchover" if plan.verify else "",
+            "Downtime limit": f"{plan.max_downtime_ms} ms",
+        }
+    parts: list[RenderableType] = [Text.assemble((plan.vm.name, "bold"), f"  {between}"), facts(shown)]
     disks = [_disk(it, it.destination_datastore) for it in plan.disks] + [_disk(it, "stays") for it in plan.stays]
     if disks:
         parts += [Text(), table(disks)]

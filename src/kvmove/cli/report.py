@@ -26,6 +26,16 @@ def render_report(report: MoveReport) -> RenderableType:
         Text(),
         _heading("Downtime", _milliseconds(report.downtime_ms)),
         _shares(report.switchover_ms, _milliseconds),
+    ]
+    if report.memory_rounds:
+        parts += _sent(report)
+    for disk in report.disks:
+        parts += [Text(), _heading(f"Disk {disk.name}", format_size(disk.size)), _disk(disk)]
+    return Group(*parts)
+
+
+def _sent(report: MoveReport) -> list[RenderableType]:
+    return [
         Text(),
         _heading("Sent", format_size(sum(report.bytes_per_nic.values()))),
         _shares({nic: float(sent) for nic, sent in sorted(report.bytes_per_nic.items())}, format_size),
@@ -33,19 +43,17 @@ def render_report(report: MoveReport) -> RenderableType:
         _heading("Memory", f"{format_size(report.memory_bytes)} in {_rounds(report.memory_rounds)}"),
         _heading("Encrypted", "yes, TLS 1.3" if report.encrypted else "no"),
     ]
-    for disk in report.disks:
-        parts += [Text(), _heading(f"Disk {disk.name}", format_size(disk.size)), _disk(disk)]
-    return Group(*parts)
 
 
 def outcome(task: Task) -> str:
     """How a task ended, in one sentence."""
+    moved = f"{task.vm} moved from {task.source} to {task.destination}"
+    if task.source == task.destination:
+        moved = f"the disks of {task.vm} moved on {task.source}"
     if task.report is None:
-        return f"{task.vm} moved from {task.source} to {task.destination}. (No report: the source's agent has none.)"
-    return (
-        f"{task.vm} moved from {task.source} to {task.destination} in {format_duration(task.report.seconds)}; "
-        f"it stood still for {_milliseconds(task.report.downtime_ms)}."
-    )
+        return f"{moved}. (No report: the source's agent has none.)"
+    stood = _milliseconds(task.report.downtime_ms)
+    return f"{moved} in {format_duration(task.report.seconds)}; it stood still for {stood}."
 
 
 def digest_words(disk: DiskReport) -> str:
@@ -61,7 +69,8 @@ def _disk(disk: DiskReport) -> Table:
     digest = digest_words(disk)
     return facts(
         {
-            "  data sent": format_size(disk.data_sent),
+            "  data sent": format_size(disk.data_sent) if not disk.moved_by else "",
+            "  data moved by": ", ".join(f"{rung} {format_size(size)}" for rung, size in disk.moved_by.items()),
             "  guest writes forwarded": f"{disk.writes_forwarded:,}",
             "  guest writes ignored": _ignored(disk),
             "  copied again": format_size(disk.recopied) if disk.recopied else "",

@@ -63,15 +63,16 @@ async def run_demo(spec: LabSpec, vm: LedgerVm, guest_folder: Path, audience: Au
         )
 
 
-async def judge_disk(lab: Lab, vm: LedgerVm, image: GuestImage, host: str) -> Verdict:
-    """End the guest on `host` as if the power went, and compare its disk with the ledger.
+async def judge_disk(lab: Lab, vm: LedgerVm, image: GuestImage, host: str, disk: Path | None = None) -> Verdict:
+    """End the guest on `host` as if the power went, and compare its disk with the ledger; `disk` is where that lies
+    after it went to another datastore.
 
     :raise CheckFailed: disk or log cannot be read.
     """
     await lab.manager.kill_vm(str(vm.uuid))
     expect = Expect(vm=vm.number, prefill=vm.prefill)
     folder = preparation.recorder_folder(lab.folders)
-    return await asyncio.to_thread(verify, vm.disk_file(lab.host(host)), folder, image.verify_tool, expect)
+    return await asyncio.to_thread(verify, disk or vm.disk_file(lab.host(host)), folder, image.verify_tool, expect)
 
 
 def findings(moved: WatchedMove, verdict: Verdict, violations: list[Violation]) -> list[str]:

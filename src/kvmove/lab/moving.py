@@ -73,7 +73,7 @@ async def watched_move(
     watched = now_ns()
     await asyncio.sleep(settle)
     counters = await source.nic_counters()
-    async with _sampling(source, lab.host(request.host), vm.uuid, wanted=sample) as samples:
+    async with _sampling(source, lab.host(request.host or source.name), vm.uuid, wanted=sample) as samples:
         asked = now_ns()
         task = await follow(lab, await lab.manager.start_move(request), audience)
         ended = now_ns()

@@ -16,7 +16,7 @@ from kvmove.lab import addresses
 from kvmove.lab.commands import run
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.host_init import HostConfig, Service
-from kvmove.lab.spec import LOCAL, SHARED, LabSpec
+from kvmove.lab.spec import LOCAL, SECOND, SHARED, LabSpec
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.identity import Identity, Role
 
@@ -61,9 +61,12 @@ def recorder_folder(folders: LabFolders) -> Path:
 
 
 def identify_datastore(place: Path) -> None:
-    """Make the mounted file system at `place` a datastore, unless it is one already (a host that came back)."""
-    with contextlib.suppress(Busy):
-        Datastore.create(LOCAL, place)
+    """Make two datastores in the mounted file system at `place`, unless they are there (a host that came back)."""
+    second = place / SECOND
+    second.mkdir(exist_ok=True)
+    for name, path in ((LOCAL, place), (SECOND, second)):
+        with contextlib.suppress(Busy):
+            Datastore.create(name, path)
 
 
 def _write_host(folders: LabFolders, name: str, config: HostConfig) -> None:
@@ -155,8 +158,11 @@ def _agent_toml(spec: LabSpec, folders: LabFolders, host: str, index: int) -> st
         f"run = {_text(folders.host_run(host))}",
         f"pki = {_text(folders.pki(host))}",
     ]
-    for name in (LOCAL, SHARED) if spec.shared else (LOCAL,):
-        lines += ["", "[[datastore]]", f"name = {_text(name)}", f"path = {_text(folders.datastore(name))}"]
+    datastores = {LOCAL: folders.datastore(LOCAL), SECOND: folders.datastore(LOCAL) / SECOND}
+    if spec.shared:
+        datastores[SHARED] = folders.datastore(SHARED)
+    for name, path in datastores.items():
+        lines += ["", "[[datastore]]", f"name = {_text(name)}", f"path = {_text(path)}"]
     for number, rate in enumerate(spec.nics):
         lines += ["", "[[nic]]", f"name = {_text(addresses.migration(number, index).name)}"]
         lines += [f"speed = {_text(f'{rate * 8}bit')}"] if rate else []

@@ -12,6 +12,9 @@ from kvmove.units import GIB
 LOCAL = "local"
 """The name of each host's own datastore."""
 
+SECOND = "second"
+"""The name of each host's second datastore, in the same file system as the first."""
+
 SHARED = "shared"
 """The name of the datastore that all hosts of a lab see."""
 

@@ -20,7 +20,7 @@ from kvmove.manager.inventory import Inventory
 from kvmove.manager.task_book import TaskBook
 from kvmove.migration.findings import warnings
 from kvmove.migration.plan import check, make_plan
-from kvmove.model.move import MoveCheck, MovePlan, MoveRequest
+from kvmove.model.move import MoveCheck, MoveKind, MovePlan, MoveRequest
 from kvmove.model.ownership import Ownership, OwnershipState
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import VmStatus
@@ -93,7 +93,8 @@ class Moves:
 
     async def _find(self, request: MoveRequest) -> VmStatus:
         await self._inventory.refresh()
-        self._inventory.host(request.host)
+        if request.host is not None:
+            self._inventory.host(request.host)
         return self._inventory.vm(request.vm)
 
     async def _plan(self, request: MoveRequest, vm: VmStatus) -> MoveCheck:
@@ -120,7 +121,7 @@ class Moves:
         for task in self._book.running():
             if task.plan is not None and task.plan.vm.uuid == uuid:
                 raise Busy(
-                    f"{name} moves from {task.source} to {task.destination} already",
+                    f"{name} moves already: {task.source} to {task.destination}",
                     hint=f"watch it: kvmove task watch {task.id}, or cancel it: kvmove task cancel {task.id}",
                     vm_state=task.vm_state,
                 )
@@ -128,7 +129,8 @@ class Moves:
     async def _begin(self, task: Task, plan: MovePlan) -> None:
         ticket = secrets.token_hex(_TICKET_BYTES)
         try:
-            await self._inventory.agent(plan.destination.name).expect_incoming(plan, ticket)
+            if plan.kind is not MoveKind.STORAGE:
+                await self._inventory.agent(plan.destination.name).expect_incoming(plan, ticket)
         except KvmoveError as error:
             await self._not_begun(task, error)
             raise

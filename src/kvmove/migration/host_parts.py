@@ -32,6 +32,12 @@ class LocalVms(Protocol):
         :raise CheckFailed: it does not run here.
         """
 
+    def surviving(self, vm: UUID) -> Instance | None:
+        """The VM's QEMU, after a restart of the agent; None when it has ended.
+
+        :raise Unreachable: it lives and does not answer yet.
+        """
+
     def begin_move(self, vm: UUID, move_id: str) -> None:
         """Keep others off the VM while it moves.
 
@@ -40,6 +46,9 @@ class LocalVms(Protocol):
 
     def end_move(self, vm: UUID, epoch: int) -> None:
         """The move is over and the VM stays here, under `epoch`."""
+
+    async def disks_moved(self, definition: VmDefinition) -> None:
+        """The VM's disks lie where `definition` says from now on, durably. Repeating it changes nothing."""
 
     async def start_incoming(self, definition: VmDefinition, move_id: str) -> Instance:
         """Start a QEMU that waits for the VM's memory; its disks are there. Undone by `discard_incoming`."""

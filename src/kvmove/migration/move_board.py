@@ -201,6 +201,7 @@ class MoveBoard:
             DiskReport(
                 name=disk.name, size=disk.size, data_sent=state.sent, writes_forwarded=state.forwarded,
                 writes_ignored=state.ignored, recopied=state.recopied, mode_changes=state.mode_changes,
+                moved_by={str(rung): size for rung, size in state.by_rung.items() if size},
                 source_digest=source.get(disk.name, ""), destination_digest=destination.get(disk.name, ""),
             )
             for disk, state in zip(self.plan.disks, self._snapshots, strict=True)

@@ -54,7 +54,7 @@ ENDED = frozenset({Phase.COMPLETED, Phase.ABORTED, Phase.LOST})
 
 FOLLOWERS: dict[Phase, frozenset[Phase]] = {
     Phase.PREPARING: frozenset({Phase.COPYING_DISKS, Phase.COPYING_MEMORY, Phase.ABORTING, Phase.LOST}),
-    Phase.COPYING_DISKS: frozenset({Phase.COPYING_MEMORY, Phase.ABORTING, Phase.LOST}),
+    Phase.COPYING_DISKS: frozenset({Phase.COPYING_MEMORY, Phase.SWITCHING_OVER, Phase.ABORTING, Phase.LOST}),
     Phase.COPYING_MEMORY: frozenset({Phase.SWITCHING_OVER, Phase.ABORTING, Phase.LOST}),
     Phase.SWITCHING_OVER: frozenset({Phase.CLEANING_UP, Phase.IN_DOUBT, Phase.ABORTING, Phase.LOST}),
     Phase.IN_DOUBT: frozenset({Phase.SWITCHING_OVER, Phase.LOST}),
@@ -64,7 +64,8 @@ FOLLOWERS: dict[Phase, frozenset[Phase]] = {
     Phase.ABORTED: frozenset(),
     Phase.LOST: frozenset(),
 }
-"""What may follow what. A VM without disks goes from PREPARING to COPYING_MEMORY."""
+"""What may follow what. A host move goes from PREPARING to COPYING_MEMORY, a storage move from COPYING_DISKS to
+SWITCHING_OVER."""
 
 _HANDED: dict[Phase, frozenset[HandOver]] = {
     Phase.PREPARING: frozenset({HandOver.HELD}),

@@ -55,7 +55,7 @@ def make_plan(
         destination=_ref(situation.destination),
         disks=tuple(_placement(request, disk, source, destination) for disk in disks if disk not in stays),
         stays=tuple(_placement(request, disk, source, destination) for disk in stays),
-        routes=routes(source, destination, request.nics),
+        routes=routes(source, destination, request.nics) if source.name != destination.name else (),
         epoch=ownership.epoch,
         encrypt=request.encrypt,
         verify=request.verify,
@@ -66,10 +66,11 @@ def make_plan(
 def _situation(
     request: MoveRequest, vm: VmStatus, hosts: Mapping[str, HostStatus], ownership: Ownership | None
 ) -> Situation:
-    for name in (vm.host, request.host):
+    wanted = request.host or vm.host
+    for name in (vm.host, wanted):
         if name not in hosts:
             raise NotFound(f"there is no host {name!r}", hint="see `kvmove host list`")
-    return Situation(request, vm, hosts[vm.host], hosts[request.host], ownership)
+    return Situation(request, vm, hosts[vm.host], hosts[wanted], ownership)
 
 
 def _at_destination(

@@ -1,7 +1,8 @@
 """The checks before a move: each says what blocks it or what to know, with the remedy. Pure.
 
 Checks come in two rows. The first asks whether there is anything to plan at all (the VM runs, the hosts answer, nobody
-else moves it); only when that is so does the second compare the two hosts. So a person reads no list of consequences.
+else moves it); only when that is so does the second compare the two hosts, or, where the VM stays on its host, look at
+the datastores alone. So a person reads no list of consequences.
 
 A new check is a function here and a line in one of the two rows.
 """
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import kvmove
 from kvmove.migration.findings import Finding, blocker, warning
-from kvmove.migration.preflight_disks import DISK_CHECKS, Pair
+from kvmove.migration.preflight_disks import DISK_CHECKS, STORAGE_CHECKS, Pair
 from kvmove.migration.routes import describe_nics, routes
 from kvmove.model.host import HostStatus
 from kvmove.model.move import MoveRequest
@@ -42,14 +43,8 @@ def findings_of(situation: Situation) -> Iterator[Finding]:
     if first or source is None or destination is None:
         return
     pair = Pair(situation.request, situation.vm, source, destination)
-    for compare in _SECOND:
+    for compare in STORAGE_CHECKS if source.name == destination.name else _SECOND:
         yield from compare(pair)
-
-
-def _same_host(now: Situation) -> Iterator[Finding]:
-    if now.source.name == now.destination.name:
-        name = now.vm.definition.name
-        yield blocker(f"{name} is on {now.source.name} already", "name another host")
 
 
 def _hosts_answer(now: Situation) -> Iterator[Finding]:
@@ -199,7 +194,7 @@ def _encrypted(pair: Pair) -> Iterator[Finding]:
         )
 
 
-_FIRST: tuple[Callable[[Situation], Iterator[Finding]], ...] = (_same_host, _hosts_answer, _vm_runs, _vm_is_free)
+_FIRST: tuple[Callable[[Situation], Iterator[Finding]], ...] = (_hosts_answer, _vm_runs, _vm_is_free)
 
 _SECOND: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _versions_fit,

@@ -137,6 +137,24 @@ def _room(host: str, store: DatastoreInfo, needed: int) -> Iterator[Finding]:
         )
 
 
+def _something_moves(pair: Pair) -> Iterator[Finding]:
+    disks = pair.vm.definition.disks
+    if all(_stays(pair, disk) for disk in disks):
+        yield blocker(
+            f"{pair.vm.definition.name} is on {pair.source.name} already, and so are its disks where they should be",
+            "name another host, or another datastore with --datastore or --disk",
+        )
+
+
+STORAGE_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
+    _named_disks_exist,
+    _datastores_exist,
+    _something_moves,
+    _folders_move_whole,
+    _datastores_have_room,
+)
+"""Where the VM stays on its host."""
+
 DISK_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _named_disks_exist,
     _datastores_exist,

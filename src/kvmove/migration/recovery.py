@@ -152,6 +152,11 @@ async def undo_in_qemu(instance: Instance, plan: MovePlan) -> None:
             await run_control.announce_self(instance.monitor)
     except KvmoveError as error:
         log.error("VM %s could not be let run: %s", plan.vm.name, error.detail)
+    await abandon_mirrors(instance, plan)
+
+
+async def abandon_mirrors(instance: Instance, plan: MovePlan) -> None:
+    """Take the mirrors that a dead agent has left off a QEMU. What fails is logged."""
     for number, disk in enumerate(plan.disks):
         spec = MirrorSpec(instance.disk_nodes[disk.name], disk.size, Path("/nonexistent"), disk.name, number)
         try:

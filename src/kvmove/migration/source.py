@@ -17,11 +17,9 @@ Deliberately not here: HTTP, tasks, and what a restarted agent owes (recovery).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from kvmove.client.agent import AgentClient
 from kvmove.errors import Cancelled, KvmoveError, MoveFailed, NotConverged, Unreachable
@@ -29,6 +27,7 @@ from kvmove.failpoints import reach
 from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit
 from kvmove.memory.relay_process import RelayOrder, RelayProcess
 from kvmove.migration.clean_up import give_away, stay
+from kvmove.migration.disk_mirrors import DiskMirrors, open_sources, quietly
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
 from kvmove.migration.memory_channels import channel_routes, memory_channels
@@ -46,13 +45,10 @@ from kvmove.migration.switchover import (
 from kvmove.migration.watch import MoveWatch, VmLost, vm_lost
 from kvmove.model.move import MovePlan, Phase, Route
 from kvmove.model.ownership import Ownership
-from kvmove.mover.bulk_copy import SourceDisk
 from kvmove.mover.disk_move import DiskMove
-from kvmove.nbd.server import NbdServer
 from kvmove.pki.contexts import client_context
 from kvmove.pki.identity import Identity, Role
 from kvmove.qemu import run_control
-from kvmove.qemu.block_jobs import MirrorJob, MirrorSpec, drain
 from kvmove.qemu.features import find_features
 from kvmove.qemu.migration import ENDED, Migration, MigrationInfo, MigrationParameters, Status, give_up
 from kvmove.registry import ownership
@@ -90,7 +86,7 @@ class SourceMove:
         self._disks: DiskMove
         self._relay: RelayProcess
         self._memory_socket = host.run / f"{plan.move_id}-out.sock"
-        self._mirrors: list[MirrorJob] = []
+        self._mirrors: DiskMirrors
         self._yielded = False
         self._info: MigrationInfo | None = None
 
@@ -178,20 +174,20 @@ class SourceMove:
                 raise
 
     async def _phases(self, undo: AsyncExitStack, release: AsyncExitStack) -> Decision:
-        await self._watched(self._prepare(undo, release))
+        await self._watch.during(self._prepare(undo, release))
         self._start_relay(release)
         if self.plan.disks:
             self._enter(Phase.COPYING_DISKS)
-            await self._watched(self._copy_disks(undo, release))
+            await self._watch.during(self._copy_disks(undo, release))
         self._enter(Phase.COPYING_MEMORY)
-        migration = await self._watched(self._copy_memory(undo))
+        migration = await self._watch.during(self._copy_memory(undo))
         self._enter(Phase.SWITCHING_OVER)
         parts = SwitchoverParts(
-            self.plan, self._host, self._destination, self._instance, migration, self._disks, self._mirrors,
+            self.plan, self._host, self._destination, self._instance, migration, self._disks, self._mirrors.jobs,
             self._record, self._watch.memory_is_sent,
         )  # fmt: skip
         timing = Timing()
-        self._info = await self._watched(send_rest(parts, timing))
+        self._info = await self._watch.during(send_rest(parts, timing))
         if self._watch.cancelled.is_set():
             raise Cancelled("The operator cancelled the move.")
         self._yielded = True
@@ -214,57 +210,26 @@ class SourceMove:
         self.board.enter(phase)
         self._journal.note(Step.REACHED, {"phase": phase})
 
-    async def _watched(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do `work`, unless what a move depends on fails meanwhile, or the operator cancels.
-
-        :raise KvmoveError: the work's, or what the watch saw.
-        """
-        task = asyncio.ensure_future(work)
-        watch = asyncio.ensure_future(self._watch.run())
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError, KvmoveError):
-                await watch
-            error = task.exception()
-            if isinstance(error, KvmoveError):
-                await self._watch.blame(error)
-            return task.result()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, KvmoveError):
-            await task
-        error = watch.exception()
-        if isinstance(error, MoveFailed):
-            await self._watch.blame(error)
-        return watch.result()
-
     # Preparing.
 
     async def _prepare(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
         self._journal.write(Step.BEGAN, {"plan": self.plan.model_dump(mode="json")})
         begun = record_under_way(self.plan)
-        undo.push_async_callback(_quietly, self._abort_ownership, begun)
+        undo.push_async_callback(quietly, self._abort_ownership, begun)
         await self._host.registry.swap(self._record, begun)
         self._record = begun
         undo.push_async_callback(self._tell_destination)
         await self._destination.prepare_incoming(self.plan.move_id, {})
         self._watch.destination_is_ready = True
-        sources = [self._open_disk(disk.name, release) for disk in self.plan.disks]
+        sources = open_sources(self._host, self.plan, release)
         self._disks = DiskMove(sources, list(self.plan.routes), self._dial_disk, self._host.mover)
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
+        self._mirrors = DiskMirrors(self._host, self.plan, self._instance, self._disks)
         self._watch.disks = self._disks
         self.board.watch_disks(self._disks)
         if self.plan.disks:
             await asyncio.to_thread(self._disks.start, STREAM_SECONDS)
         await reach("source-prepared")
-
-    def _open_disk(self, name: str, release: AsyncExitStack) -> SourceDisk:
-        definition = self._host.vms.definition(self.plan.vm.uuid)
-        disk = next(disk for disk in definition.disks if disk.name == name)
-        store = self._host.datastores[disk.datastore]
-        source = store.open_source(self.plan.vm.uuid, name, direct=disk.cache == "none")
-        release.callback(source.close)
-        return source
 
     def _dial_disk(self, route: Route, number: int) -> Stream:
         return self._dialer.open(route, StreamRole.DISK, number)
@@ -287,32 +252,11 @@ class SourceMove:
     # Disks.
 
     async def _copy_disks(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
-        for number, disk in enumerate(self.plan.disks):
-            await self._start_mirror(number, disk.name, undo, release)
-        await drain(self._instance.monitor)
+        await self._mirrors.start(undo, release)
         await reach("source-mirroring")
         self._disks.start_copy()
         while not await asyncio.to_thread(self._disks.wait_copied, STREAM_SECONDS):
             log.debug("move %s: the disks are not copied yet", self.plan.move_id)
-
-    async def _start_mirror(self, number: int, name: str, undo: AsyncExitStack, release: AsyncExitStack) -> None:
-        size = self.plan.disks[number].size
-        handler = self._disks.mirror(number)
-        path = self._host.run / f"{self.plan.move_id}-{number}.sock"
-        server = NbdServer(path, name, size, handler)
-        handler.server = server
-        server.start()
-        release.push_async_callback(asyncio.to_thread, server.close)
-        spec = MirrorSpec(self._instance.disk_nodes[name], size, path, name, number)
-        job = MirrorJob(self._instance.monitor, self._instance.oob, spec)
-        undo.push_async_callback(self._abandon_mirror, job, server)
-        self._mirrors.append(job)
-        await job.start()
-
-    async def _abandon_mirror(self, job: MirrorJob, server: NbdServer) -> None:
-        """Undo of a mirror; never forced (it would kill the VM)."""
-        self._disks.expect_mirrors_to_end()
-        await _quietly(job.abandon, lambda: server.abort("the move was given up"))
 
     # Memory.
 
@@ -327,7 +271,7 @@ class SourceMove:
         convergence = Convergence(self.plan.max_downtime_ms)
         limits = MigrationParameters(max_bandwidth=UNLIMITED, downtime_limit_ms=convergence.first_limit_ms)
         await migration.configure_source(memory_channels(self.plan), limits)
-        undo.push_async_callback(_quietly, self._cancel_migration, migration)
+        undo.push_async_callback(quietly, self._cancel_migration, migration)
         undo.callback(relay.close)  # first: then it takes all that QEMU sends, and QEMU heeds the cancel
         await migration.migrate(f"unix:{self._memory_socket}")
         await reach("source-pre-copy")
@@ -383,11 +327,3 @@ class SourceMove:
         if status is Status.COMPLETED:
             await run_control.cont(self._instance.monitor)
         await run_control.announce_self(self._instance.monitor)
-
-
-async def _quietly(undo: Callable[P, Awaitable[None]], *args: P.args, **kwargs: P.kwargs) -> None:
-    """An undo must not keep the others from running: what it raises is logged."""
-    try:
-        await undo(*args, **kwargs)
-    except KvmoveError as error:
-        log.warning("an undo failed: %s", error.detail)

@@ -6,9 +6,10 @@ QEMU knows no deadline and does not notice a destination that died at pre-switch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Coroutine, Mapping
+from typing import Any, NoReturn, TypeVar
 
 from kvmove.client.agent import AgentClient
 from kvmove.errors import Busy, Cancelled, KvmoveError, MoveFailed, NotAllowed, NotFound, Unreachable
@@ -17,6 +18,8 @@ from kvmove.model.move import MovePlan
 from kvmove.mover.disk_move import DiskMove
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.monitor import Event
+
+T = TypeVar("T")
 
 LOOK_SECONDS = 0.05
 ASK_SECONDS = 0.5
@@ -45,9 +48,9 @@ def vm_lost(plan: MovePlan) -> VmLost:
 
 
 class MoveWatch:
-    """Watches one move; `run` ends only by raising what it saw."""
+    """Watches one move; `run` ends only by raising what it saw. Without `destination` there is no other host in it."""
 
-    def __init__(self, plan: MovePlan, instance: Instance, destination: AgentClient) -> None:
+    def __init__(self, plan: MovePlan, instance: Instance, destination: AgentClient | None = None) -> None:
         self.cancelled = asyncio.Event()
         self.destination_is_ready = False
         self.disks: DiskMove | None = None
@@ -74,6 +77,30 @@ class MoveWatch:
                 asked = time.monotonic()
                 await self._ask_destination()
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def during(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do `work`, unless what a move depends on fails meanwhile, or the operator cancels.
+
+        :raise KvmoveError: the work's, or what was seen.
+        """
+        task = asyncio.ensure_future(work)
+        watch = asyncio.ensure_future(self.run())
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError, KvmoveError):
+                await watch
+            error = task.exception()
+            if isinstance(error, KvmoveError):
+                await self.blame(error)
+            return task.result()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, KvmoveError):
+            await task
+        seen = watch.exception()
+        if isinstance(seen, MoveFailed):
+            await self.blame(seen)
+        return watch.result()
 
     def _look(self) -> None:
         if self.cancelled.is_set():
@@ -108,7 +135,7 @@ class MoveWatch:
 
         :raise MoveFailed: it was so.
         """
-        if not self.destination_is_ready or isinstance(error, VmLost):
+        if not self.destination_is_ready or self._destination is None or isinstance(error, VmLost):
             return
         try:
             for _ in range(2):
@@ -122,6 +149,8 @@ class MoveWatch:
             raise self._gave_up(gone) from error
 
     async def _ask_destination(self) -> None:
+        if self._destination is None:
+            return
         try:
             answer = await self._destination.incoming(self._plan.move_id)
         except (NotFound, NotAllowed, Busy) as error:

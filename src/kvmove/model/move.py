@@ -26,15 +26,17 @@ class Phase(StrEnum):
 
 
 class MoveRequest(Strict):
-    """What an operator asks for. `datastore` names the destination's datastore for all disks that `disks` does not
-    name; without either a disk stays on a datastore that both hosts share, or goes to the one of equal name.
+    """What an operator asks for. Without `host` the VM stays on its host, and only disks move.
+
+    `datastore` names the destination's datastore for all disks that `disks` does not name; without either a disk stays
+    on a datastore that both hosts share, or goes to the one of equal name.
 
     `nics` limits the source's migration NICs; none means all. `max_downtime_ms` bounds what QEMU may plan for the
     last memory round. `verify` compares both disks as they were at the switchover.
     """
 
     vm: str
-    host: str
+    host: str | None = None
     datastore: str | None = None
     disks: dict[str, str] = {}
     encrypt: bool = True
@@ -70,9 +72,10 @@ class DiskPlacement(Strict):
 
 
 class MoveKind(StrEnum):
-    """What a move moves: the host alone, or the host and disks."""
+    """What a move moves: the host alone, disks alone, or both."""
 
     HOST = "host"
+    STORAGE = "storage"
     UNIFIED = "unified"
 
 
@@ -99,6 +102,8 @@ class MovePlan(Strict):
     @property
     def kind(self) -> MoveKind:
         """Follows from where the disks lie."""
+        if self.source.name == self.destination.name:
+            return MoveKind.STORAGE
         return MoveKind.UNIFIED if self.disks else MoveKind.HOST
 
 
@@ -159,7 +164,8 @@ class MoveProgress(Strict):
 
 
 class DiskReport(Strict):
-    """One disk at the end. Bytes, but for `writes_…`, which count mirrored writes.
+    """One disk at the end. Bytes, but for `writes_…`, which count mirrored writes. `moved_by` has the bytes that each
+    rung of the offload ladder moved, on one host.
 
     Digests are those of the disk at the switchover; empty when not verified.
     """
@@ -171,6 +177,7 @@ class DiskReport(Strict):
     writes_ignored: int = 0
     recopied: int = 0
     mode_changes: tuple[str, ...] = ()
+    moved_by: dict[str, int] = {}
     source_digest: str = ""
     destination_digest: str = ""
 

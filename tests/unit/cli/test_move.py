@@ -85,6 +85,14 @@ def test_what_is_asked_for_is_what_the_manager_hears(manager: FakeManager, kvmov
     }  # fmt: skip
 
 
+def test_without_a_host_there_must_be_a_datastore(manager: FakeManager, kvmove: Kvmove) -> None:
+    result = kvmove("move", "web1")
+    assert result.code == 2
+    assert "name a HOST, or a datastore" in result.err
+    kvmove("move", "web1", "--datastore", "fast")
+    assert body(manager, "POST /moves")["host"] is None
+
+
 def test_a_disk_without_a_datastore_is_a_usage_error(kvmove: Kvmove) -> None:
     result = kvmove("move", "web1", "h2", "--disk", "data")
     assert result.code == 2

@@ -10,7 +10,7 @@ from kvmove.lab import folders as folders_module
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.host_init import read_config
 from kvmove.lab.preparation import host_config, prepare
-from kvmove.lab.spec import DatastoreSpec, LabSpec
+from kvmove.lab.spec import SECOND, DatastoreSpec, LabSpec
 from kvmove.manager.config import load_config
 
 SPEC = LabSpec(name="files", nics=(125_000_000, 0), datastore=DatastoreSpec(kind="folder"))
@@ -39,7 +39,7 @@ def test_an_agent_accepts_its_configuration(folders: LabFolders, monkeypatch: py
     config = agent_config.load_config(folders.host("h2") / "agent.toml")
     assert config.control == "10.90.0.12:7441"
     assert [(nic.name, nic.speed) for nic in config.nics] == [("mig0", 125_000_000), ("mig1", 0)]
-    assert [store.path for store in config.datastores] == [folders.datastore()]
+    assert [store.path for store in config.datastores] == [folders.datastore(), folders.datastore() / SECOND]
 
 
 def test_every_party_has_its_keys(folders: LabFolders) -> None:

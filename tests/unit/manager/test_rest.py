@@ -155,7 +155,7 @@ REFUSALS = [
     ("GET", "/api/v1/nothing", None, 404, "there is nothing at /api/v1/nothing"),
     ("PUT", "/api/v1/vms", None, 405, "PUT is not possible on /api/v1/vms"),
     ("POST", "/api/v1/vms/web1:explode", None, 405, "is not possible"),
-    ("POST", "/api/v1/moves", {"vm": "web1"}, 422, "host: is missing"),
+    ("POST", "/api/v1/moves", {"host": "h2"}, 422, "vm: is missing"),
     ("POST", "/api/v1/moves", {"vm": "web1", "host": "h2", "fast": True}, 422, "fast: unknown key"),
     ("POST", "/api/v1/moves", {"vm": "web1", "host": "h2", "max_downtime_ms": 1}, 422, "max_downtime_ms"),
     ("GET", "/api/v1/vms/web9", None, 404, "there is no VM 'web9'"),

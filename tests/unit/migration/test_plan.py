@@ -179,6 +179,23 @@ def test_a_datastore_of_the_same_name_is_another_where_its_identity_differs() ->
     assert Facts().plan().stays == ()
 
 
+def test_without_a_host_disks_alone_move() -> None:
+    plan = Facts().ask(host=None, datastore="fast").plan()
+    assert plan.kind is MoveKind.STORAGE
+    assert (plan.source, plan.destination, plan.routes) == (plan.source, plan.source, ())
+    assert [(it.name, it.destination_datastore) for it in plan.disks] == [("root", "fast"), ("data", "fast")]
+    assert Facts().ask(host="h1", datastore="fast").plan() == plan, "the same, said otherwise"
+
+
+def test_a_storage_move_needs_room_and_somewhere_to_go() -> None:
+    small = info(1).datastores[1].model_copy(update={"free": 3 * GIB - 1})
+    facts = Facts().of_source(datastores=(info(1).datastores[0], small))
+    same = replace(facts, destination=facts.source)
+    for request, said in (({"datastore": "fast"}, "need up to 3.0 GiB"), ({"datastore": "local"}, "on h1 already")):
+        [found] = same.ask(host=None, **request).check()
+        assert (found.severity, said in found.what) == (Severity.BLOCKER, True), found.what
+
+
 def test_each_disk_goes_where_it_is_told() -> None:
     plan = Facts().ask(disks={"data": "fast"}).plan()
     assert [(it.name, it.destination_datastore) for it in plan.disks] == [("root", "local"), ("data", "fast")]

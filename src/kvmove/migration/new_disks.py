@@ -1,0 +1,129 @@
+"""The new disks of a storage move: made, given up, or made the VM's own. Used by the move and by its recovery.
+
+`discard` and `take` are the two ways out, and may each be done again after a restart; never both (see storage_move).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+
+from kvmove.disk.raw_target import RawTarget
+from kvmove.errors import KvmoveError, MoveFailed
+from kvmove.failpoints import reach
+from kvmove.migration.host_parts import HostParts
+from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.switchover import pause
+from kvmove.model.move import MovePlan
+from kvmove.qemu import run_control
+from kvmove.qemu.instance import Instance
+from kvmove.qemu.pivot import Pivot
+
+log = logging.getLogger(__name__)
+
+
+class NewDisks:
+    """Those of one plan."""
+
+    def __init__(self, host: HostParts, plan: MovePlan) -> None:
+        self._host = host
+        self._plan = plan
+        self._vm = plan.vm.uuid
+
+    async def make(self, release: AsyncExitStack) -> list[RawTarget]:
+        """Make them, partial, and open them to be written, in the plan's order.
+
+        :raise KvmoveError: one cannot be made; `discard` what is there.
+        """
+        targets = []
+        for disk in self._plan.disks:
+            store = self._host.datastores[disk.destination_datastore]
+            await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id)
+            await asyncio.to_thread(store.create_disk, self._vm, disk.name, disk.size, reserve=disk.size)
+            target = store.open_target(self._vm, disk.name)
+            release.callback(target.close)
+            targets.append(target)
+        return targets
+
+    def pivots(self, instance: Instance) -> list[Pivot]:
+        """The switch of each disk to its new image."""
+        return [
+            Pivot(
+                instance,
+                self._plan.vm,
+                disk.name,
+                self._host.datastores[disk.destination_datastore].disk_path(self._vm, disk.name),
+            )
+            for disk in self._plan.disks
+        ]
+
+    def are_there(self) -> bool:
+        """Whether they were not discarded.
+
+        :raise KvmoveError: a datastore cannot be looked at.
+        """
+        return all(self._vm in self._host.datastores[name].vms() for name in self._destinations())
+
+    async def discard(self, instance: Instance | None) -> None:
+        """Delete them, if they were made. Only while the old disks hold everything; `instance` None: QEMU has ended.
+
+        What a datastore does not let go of is logged, and stays there, marked as partial.
+
+        :raise MoveFailed: QEMU uses one; none was deleted. :raise Unreachable: QEMU does not say; none was deleted.
+        """
+        if instance is not None and instance.process.is_alive():
+            for pivot in self.pivots(instance):
+                if await pivot.settle():
+                    raise MoveFailed(f"QEMU uses {pivot.file}; it is not deleted")
+        for name in self._destinations():
+            store = self._host.datastores[name]
+            try:
+                if self._vm in store.vms() and store.incoming_move(self._vm) == self._plan.move_id:
+                    await asyncio.to_thread(store.discard_incoming, self._vm, self._plan.move_id)
+            except KvmoveError as error:
+                log.error("what move %s has made in %s stays there: %s", self._plan.move_id, name, error.detail)
+
+    async def let_run(self, instance: Instance, board: MoveBoard) -> None:
+        """The new disks are the VM's: let the guest go on, however long QEMU takes to answer."""
+        while instance.process.is_alive():
+            try:
+                if await run_control.run_state(instance.monitor) not in (run_control.RUNNING, run_control.SHUTDOWN):
+                    await run_control.cont(instance.monitor)
+                return
+            except KvmoveError as error:
+                log.error("VM %s cannot be let run: %s", self._plan.vm.name, error.detail)
+                board.message = f"the guest cannot be let run: {error.detail}"
+                await pause()
+
+    async def take(self, instance: Instance | None, board: MoveBoard) -> None:
+        """They are the VM's: definition and folders follow, and the old ones are put aside. Goes on until it is done.
+
+        `instance` None: the VM's QEMU has ended meanwhile.
+        """
+        while True:
+            try:
+                await reach("storage-cleaning-up")
+                await self._take(instance if instance is not None and instance.process.is_alive() else None)
+                board.message = ""
+                return
+            except KvmoveError as error:
+                log.error("move %s is not cleaned up yet: %s", self._plan.move_id, error.detail)
+                board.message = f"something is left of the old disks: {error.detail}"
+                await pause()
+
+    async def _take(self, instance: Instance | None) -> None:
+        for name in self._destinations():
+            await asyncio.to_thread(self._host.datastores[name].commit_incoming, self._vm, self._plan.move_id)
+        await self._host.vms.disks_moved(self._plan.vm)
+        if instance is not None:
+            for pivot in self.pivots(instance):
+                await pivot.finish()
+        for name in sorted({disk.source_datastore for disk in self._plan.disks}):
+            store = self._host.datastores[name]
+            if self._vm in store.vms():  # else an agent that died here has put them aside
+                await asyncio.to_thread(store.quarantine, self._vm, self._plan.move_id)
+        self._host.vms.end_move(self._vm, self._plan.epoch)
+
+    def _destinations(self) -> list[str]:
+        return sorted({disk.destination_datastore for disk in self._plan.disks})

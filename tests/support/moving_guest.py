@@ -1,0 +1,90 @@
+"""A lab with one small guest that writes all the time, moved by tests and judged by its ledger."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kvmove.errors import KvmoveError
+from kvmove.lab import ledger_vm
+from kvmove.lab.demo import judge_disk
+from kvmove.lab.guest.image import GuestImage, build
+from kvmove.lab.lab import Lab
+from kvmove.lab.lab_host import LabHost
+from kvmove.lab.ledger_vm import LedgerVm
+from kvmove.lab.moving import WatchedMove, follow, watched_move
+from kvmove.lab.spec import DatastoreSpec, LabSpec
+from kvmove.model.move import MoveRequest
+from kvmove.model.task import Task
+from kvmove.model.vm import VmState
+from kvmove.units import GIB
+from tests.support.audience import Quiet
+from tests.support.eventually import eventually
+from tests.support.labs import lab_name, tidy_lab
+
+AGENT_SECONDS = 30.0
+"""Longer than that no restarted agent takes."""
+
+GUEST = Path(__file__).parents[2] / "build" / "guest"
+
+
+@dataclass
+class World:
+    """The lab, its guest running on h1 at first."""
+
+    lab: Lab
+    vm: LedgerVm
+    image: GuestImage
+
+    def request(self, host: str | None, **options: object) -> MoveRequest:
+        return MoveRequest.model_validate({"vm": self.vm.name, "host": host, **options})
+
+    async def move(self, host: str | None, **options: object) -> WatchedMove:
+        """Watch a move that must succeed."""
+        return await watched_move(
+            self.lab, self.vm, self.request(host, **options), Quiet(), settle=0.5, sample=False
+        )  # fmt: skip
+
+    async def fails(self, request: MoveRequest, point: str, fault: Callable[[], object]) -> Task:
+        """Do `fault` while the agent of h1 is held at the failpoint; the move must not succeed."""
+        source = self.lab.host("h1")
+        source.arm(point, "hold")
+        task = await self.lab.manager.start_move(request)
+        await eventually(lambda: source.is_held(point))
+        fault()
+        source.disarm(point)
+        with pytest.raises(KvmoveError):
+            await follow(self.lab, task, Quiet())
+        return await self.lab.manager.task(task.id)
+
+    async def runs_on(self, host: LabHost) -> None:
+        """It does, and nowhere else; an agent that was restarted says so soon."""
+        wanted = [it is host for it in self.lab.hosts]
+        await eventually(lambda: [self.vm.uuid in it.qemu_pids() for it in self.lab.hosts] == wanted)
+        async with asyncio.timeout(AGENT_SECONDS):
+            while (seen := await self.lab.manager.vm(str(self.vm.uuid))).state is VmState.UNKNOWN:
+                await asyncio.to_thread(time.sleep, 0.1)
+        assert (seen.host, seen.state) == (host.name, VmState.RUNNING)
+        await ledger_vm.wait_until_heard(self.lab, self.vm)
+
+    async def judge(self, host: str, disk: Path | None = None) -> None:
+        """End the guest there; no acknowledged write may be missing on its disk."""
+        verdict = await judge_disk(self.lab, self.vm, self.image, host, disk)
+        assert verdict.checked > 0
+        assert verdict.ok, verdict
+
+
+@asynccontextmanager
+async def world(vm: LedgerVm, purpose: str, *, hosts: int = 2) -> AsyncIterator[World]:
+    """The lab with a shared datastore and an unshaped NIC; nothing is left of it."""
+    image = await asyncio.to_thread(build, GUEST)
+    names = tuple(f"h{number + 1}" for number in range(hosts))
+    spec = LabSpec(name=lab_name(purpose), hosts=names, nics=(0,), datastore=DatastoreSpec(size=GIB), shared=True)
+    async with tidy_lab(spec) as lab:
+        await ledger_vm.define(lab, vm, image, "h1")
+        await ledger_vm.start(lab, vm)
+        yield World(lab, vm, image)
