@@ -4,6 +4,7 @@ The guest writes all the time, and its ledger is judged in the end.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from kvmove.lab.ledger_vm import LedgerVm
 from kvmove.lab.spec import LOCAL, SHARED
 from kvmove.model.move import MoveKind
 from kvmove.units import MIB
+from tests.support.eventually import eventually
 from tests.support.moving_guest import world
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -41,12 +43,21 @@ async def test_memory_alone_moves_and_the_disk_is_the_same_file() -> None:
 
 
 async def test_disks_go_from_shared_to_local_storage_and_back() -> None:
+    """Back they go over the storage network: no disk byte crosses a migration NIC."""
     async with world(VM, "shr") as there:
         disk = VM.disk_file(there.lab.hosts[0])
-        moved = await there.move("h2", datastore=LOCAL)
+        moved = await there.move("h2", datastore=LOCAL, verify=True)
         assert moved.task.plan is not None and moved.task.plan.kind is MoveKind.UNIFIED
+        assert not moved.task.plan.over_storage
         assert not disk.exists()
-        await there.move("h1", datastore=SHARED)
+        moved = await there.move("h1", datastore=SHARED, verify=True)
+        plan, report = moved.task.plan, moved.task.report
+        assert plan is not None and report is not None
+        assert plan.over_storage
+        assert moved.digests_equal
+        assert sum(report.disks[0].moved_by.values()) >= VM.data
+        assert sum(moved.sent.values()) < report.memory_bytes * 1.05 + 2 * MIB, "memory, and nothing beside it"
+        assert sum(report.bytes_per_nic.values()) >= report.memory_bytes
         assert disk.exists()
         await there.runs_on(there.lab.host("h1"))
         await there.judge("h1")
@@ -61,6 +72,20 @@ async def test_an_unknown_disk_is_refused_and_nothing_changes() -> None:
 
 
 Fault = Callable[[LabHost, LabHost], object]
+
+
+async def test_a_failed_move_over_the_storage_network_leaves_nothing_there() -> None:
+    async with world(replace(VM, datastore=LOCAL), "shr") as there:
+        source, destination = there.lab.hosts
+        request = there.request("h2", datastore=SHARED)
+        await there.fails(request, "source-pre-copy", lambda: destination.kill_qemu(VM.uuid))
+        await there.runs_on(source)
+        await eventually(lambda: not VM.disk_file(source).parent.exists())
+        await there.move("h2", datastore=SHARED, via="migration")
+        await there.runs_on(destination)
+        await there.judge("h2", VM.disk_file(destination))
+
+
 FAULTS: dict[str, tuple[str, Fault]] = {
     "destination-qemu": ("source-pre-copy", lambda source, destination: destination.kill_qemu(VM.uuid)),
     "destination-agent": ("source-pre-switchover", lambda source, destination: destination.kill_agent()),

@@ -9,6 +9,7 @@ from kvmove.model.vm import DiskDefinition, NicDefinition, VmDefinition, VmState
 from kvmove.units import GIB, MIB
 
 VM = UUID(int=0xABC)
+BETWEEN = {"source_datastore": "local", "destination_datastore": "local", "why": "h1 does not reach local"}
 
 
 def vm_definition() -> VmDefinition:
@@ -62,8 +63,8 @@ def move_plan() -> MovePlan:
         source=HostRef(name="h1", control="192.168.0.1:7441"),
         destination=HostRef(name="h2", control="192.168.0.2:7441"),
         disks=(
-            DiskPlacement(name="root", size=1 * GIB, source_datastore="local", destination_datastore="local"),
-            DiskPlacement(name="data", size=2 * GIB, source_datastore="local", destination_datastore="local"),
+            DiskPlacement(name="root", size=1 * GIB, **BETWEEN),
+            DiskPlacement(name="data", size=2 * GIB, **BETWEEN),
         ),
         routes=(Route(nic="mig0", source_address="10.10.0.1", destination_address="10.10.0.2", port=17450),),
         epoch=3,

@@ -10,7 +10,7 @@ from kvmove.cli.plan import render_check
 from kvmove.cli.session import ask
 from kvmove.client.manager import ManagerClient
 from kvmove.errors import Unreachable
-from kvmove.model.move import MoveRequest
+from kvmove.model.move import MoveRequest, Via
 from kvmove.model.task import Task
 from kvmove.model.toml_file import fit
 
@@ -26,6 +26,10 @@ from kvmove.model.toml_file import fit
 @click.option(
     "--disk", "disks", multiple=True, type=Assignment(), metavar="NAME=DATASTORE",
     help="Where this disk goes; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--via", type=click.Choice([str(via) for via in Via]), default=str(Via.AUTO), show_default=True,
+    help="The network that disks take.",
 )  # fmt: skip
 @click.option("--verify", is_flag=True, help="Compare both sides' disks as they were at the switchover.")
 @click.option("--no-tls", is_flag=True, help="Send memory and disks unencrypted; needs --yes.")
@@ -47,6 +51,7 @@ def move(
     host: str | None,
     datastore: str | None,
     disks: tuple[tuple[str, str], ...],
+    via: str,
     verify: bool,
     no_tls: bool,
     yes: bool,
@@ -66,9 +71,8 @@ def move(
     if no_tls and not yes:
         raise click.UsageError("--no-tls sends memory and disks so that the network can read them; add --yes")
     wanted = {
-        "vm": vm, "host": host, "datastore": datastore, "disks": dict(disks), "encrypt": not no_tls, "verify": verify,
-        "nics": nics,
-        "max_downtime_ms": max_downtime,
+        "vm": vm, "host": host, "datastore": datastore, "disks": dict(disks), "via": via, "encrypt": not no_tls,
+        "verify": verify, "nics": nics, "max_downtime_ms": max_downtime,
     }  # fmt: skip
     request = fit(wanted, MoveRequest, "the move")
     printer = Printer(options)

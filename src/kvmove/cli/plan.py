@@ -23,7 +23,8 @@ KINDS = {
 
 
 def _disk(disk: DiskPlacement, to: str) -> dict[str, str]:
-    return {"disk": disk.name, "size": format_size(disk.size), "from": disk.source_datastore, "to": to}
+    way = f"{'the storage network' if disk.reached_as else 'the migration NICs'} ({disk.why})" if disk.why else ""
+    return {"disk": disk.name, "size": format_size(disk.size), "from": disk.source_datastore, "to": to, "over": way}
 
 
 def render_plan(plan: MovePlan) -> RenderableType:
@@ -40,6 +41,8 @@ def render_plan(plan: MovePlan) -> RenderableType:
         }
     parts: list[RenderableType] = [Text.assemble((plan.vm.name, "bold"), f"  {between}"), facts(shown)]
     disks = [_disk(it, it.destination_datastore) for it in plan.disks] + [_disk(it, "stays") for it in plan.stays]
+    if not any(disk["over"] for disk in disks):
+        disks = [{name: value for name, value in disk.items() if name != "over"} for disk in disks]
     if disks:
         parts += [Text(), table(disks)]
     routes = [

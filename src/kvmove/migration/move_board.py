@@ -27,7 +27,7 @@ from kvmove.model.move import (
     Phase,
     PhaseTime,
 )
-from kvmove.mover.disk_move import DiskMove, DiskSnapshot
+from kvmove.mover.disk_move import DiskMove, DiskSnapshot, NicTotals
 from kvmove.qemu.migration import MigrationInfo
 
 FIRST = Course()
@@ -164,10 +164,9 @@ class MoveBoard:
             return
         self._snapshots, nics = self._disks.snapshot()
         memory = self._relay.sent() if self._relay is not None else {}
-        self._nics = {
-            nic: NicProgress(nic=nic, sent=totals.sent + memory.get(nic, 0), streams=totals.streams)
-            for nic, totals in nics.items()
-        }
+        for nic in {*nics, *memory}:
+            totals = nics.get(nic, NicTotals())
+            self._nics[nic] = NicProgress(nic=nic, sent=totals.sent + memory.get(nic, 0), streams=totals.streams)
 
     def _progress(self) -> MoveProgress:
         disks = tuple(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from kvmove.errors import NotFound
 from kvmove.migration.findings import Finding, refuse_blockers
 from kvmove.migration.preflight import Situation, findings_of
-from kvmove.migration.preflight_disks import destination_datastore, stays_in_place
+from kvmove.migration.preflight_disks import destination_datastore, stays_in_place, storage_way
 from kvmove.migration.routes import routes
 from kvmove.model.host import HostInfo, HostStatus
 from kvmove.model.move import DiskPlacement, HostRef, MovePlan, MoveRequest
@@ -48,12 +48,19 @@ def make_plan(
         raise NotFound("a host or the VM's record is missing")  # the checks above have refused this
     disks = vm.definition.disks
     stays = [disk for disk in disks if stays_in_place(request, disk, source, destination)]
+    way = storage_way(request, disks, source, destination)
     return MovePlan(
         move_id=move_id,
         vm=_at_destination(request, vm.definition, source, destination),
         source=_ref(situation.source),
         destination=_ref(situation.destination),
-        disks=tuple(_placement(request, disk, source, destination) for disk in disks if disk not in stays),
+        disks=tuple(
+            _placement(request, disk, source, destination).model_copy(
+                update={"reached_as": way.names.get(disk.name), "why": way.why}
+            )
+            for disk in disks
+            if disk not in stays
+        ),
         stays=tuple(_placement(request, disk, source, destination) for disk in stays),
         routes=routes(source, destination, request.nics) if source.name != destination.name else (),
         epoch=ownership.epoch,

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from kvmove.migration.findings import Finding, blocker, warning
 from kvmove.model.host import DatastoreInfo, HostInfo
-from kvmove.model.move import MoveRequest
+from kvmove.model.move import MoveRequest, Via
 from kvmove.model.vm import DiskDefinition, VmStatus
 from kvmove.units import format_size
 
@@ -44,6 +44,35 @@ def stays_in_place(request: MoveRequest, disk: DiskDefinition, source: HostInfo,
     """Whether the disk stays where it is, on a datastore that both hosts reach."""
     store = destination_datastore(request, disk, source, destination)
     return store is not None and store.id == _current(disk, source)
+
+
+class StorageWay(NamedTuple):
+    """Whether disks go over the storage network. `names` are the source's names of the destination's datastores, by
+    the disk's name; empty means the migration NICs."""
+
+    names: dict[str, str]
+    why: str
+
+
+def storage_way(
+    request: MoveRequest, disks: tuple[DiskDefinition, ...], source: HostInfo, destination: HostInfo
+) -> StorageWay:
+    """The way for the disks that move: all of them take the same, because one move has one kind of stream."""
+    if source.name == destination.name:
+        return StorageWay({}, "")
+    moving = [disk for disk in disks if not stays_in_place(request, disk, source, destination)]
+    names: dict[str, str] = {}
+    for disk in moving:
+        store = destination_datastore(request, disk, source, destination)
+        own = _by_id(source, store.id) if store is not None else None
+        if own is None:
+            return StorageWay({}, f"{source.name} does not reach {store.name if store else 'its datastore'}")
+        if disk.cache != "none":
+            return StorageWay({}, f"disk {disk.name} goes through the page cache")
+        names[disk.name] = own.name
+    if request.via is Via.MIGRATION:
+        return StorageWay({}, "as asked for")
+    return StorageWay(names, f"{source.name} reaches the datastore too")
 
 
 def _current(disk: DiskDefinition, source: HostInfo) -> UUID | None:
@@ -155,10 +184,18 @@ STORAGE_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
 )
 """Where the VM stays on its host."""
 
+
+def _way_is_there(pair: Pair) -> Iterator[Finding]:
+    way = storage_way(pair.request, pair.vm.definition.disks, pair.source, pair.destination)
+    if pair.request.via is Via.STORAGE and not way.names:
+        yield blocker(f"the disks cannot go over the storage network: {way.why}", "leave out --via storage")
+
+
 DISK_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _named_disks_exist,
     _datastores_exist,
     _staying_disks_are_not_cached,
     _folders_move_whole,
     _datastores_have_room,
+    _way_is_there,
 )

@@ -22,6 +22,7 @@ from contextlib import AsyncExitStack
 from typing import ParamSpec, TypeVar
 
 from kvmove.client.agent import AgentClient
+from kvmove.disk.offload import Offload
 from kvmove.errors import Cancelled, KvmoveError, MoveFailed, NotConverged, Unreachable
 from kvmove.failpoints import reach
 from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit
@@ -221,8 +222,7 @@ class SourceMove:
         undo.push_async_callback(self._tell_destination)
         await self._destination.prepare_incoming(self.plan.move_id, {})
         self._watch.destination_is_ready = True
-        sources = open_sources(self._host, self.plan, release)
-        self._disks = DiskMove(sources, list(self.plan.routes), self._dial_disk, self._host.mover)
+        self._disks = self._disk_move(release)
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
         self._mirrors = DiskMirrors(self._host, self.plan, self._instance, self._disks)
         self._watch.disks = self._disks
@@ -230,6 +230,19 @@ class SourceMove:
         if self.plan.disks:
             await asyncio.to_thread(self._disks.start, STREAM_SECONDS)
         await reach("source-prepared")
+
+    def _disk_move(self, release: AsyncExitStack) -> DiskMove:
+        """To the destination's agent over the migration NICs, or straight into the disks that it has made."""
+        sources = open_sources(self._host, self.plan, release)
+        if not self.plan.over_storage:
+            return DiskMove(sources, self.plan.routes, self._dial_disk, self._host.mover)
+        offloads = []
+        for source, disk in zip(sources, self.plan.disks, strict=True):
+            store = self._host.datastores[disk.reached_as or disk.destination_datastore]
+            target = store.open_target(self.plan.vm.uuid, disk.name)
+            release.callback(target.close)
+            offloads.append(Offload(source, target))
+        return DiskMove.within_host(offloads, self._host.mover)
 
     def _dial_disk(self, route: Route, number: int) -> Stream:
         return self._dialer.open(route, StreamRole.DISK, number)

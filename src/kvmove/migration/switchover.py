@@ -101,7 +101,7 @@ async def send_rest(parts: SwitchoverParts, timing: Timing) -> MigrationInfo:
     timing.mark("drain")
     parts.disks.expect_mirrors_to_end()
     await asyncio.gather(
-        parts.destination.sync_incoming(parts.plan.move_id, {}, timeout=SYNC_SECONDS),
+        _sync(parts),
         *(mirror.finish(timeout=SYNC_SECONDS) for mirror in parts.mirrors),
     )
     if not await asyncio.to_thread(parts.disks.wait_settled, 0):
@@ -115,6 +115,12 @@ async def send_rest(parts: SwitchoverParts, timing: Timing) -> MigrationInfo:
     timing.mark("memory")
     await reach("source-memory-sent")
     return info
+
+
+async def _sync(parts: SwitchoverParts) -> None:
+    """What the source has written by itself first: the destination may freeze the disks in its sync."""
+    await asyncio.to_thread(parts.disks.sync_targets)
+    await parts.destination.sync_incoming(parts.plan.move_id, {}, timeout=SYNC_SECONDS)
 
 
 async def _require_registry(parts: SwitchoverParts) -> None:

@@ -25,11 +25,20 @@ class Phase(StrEnum):
     LOST = "lost"  # the VM itself died (its QEMU ended) while it moved
 
 
+class Via(StrEnum):
+    """The network that disks take: the migration NICs, or that of a storage which both hosts reach."""
+
+    AUTO = "auto"
+    MIGRATION = "migration"
+    STORAGE = "storage"
+
+
 class MoveRequest(Strict):
     """What an operator asks for. Without `host` the VM stays on its host, and only disks move.
 
     `datastore` names the destination's datastore for all disks that `disks` does not name; without either a disk stays
-    on a datastore that both hosts share, or goes to the one of equal name.
+    on a datastore that both hosts share, or goes to the one of equal name. `via` AUTO takes the storage network where
+    the source's host reaches the destination's datastores.
 
     `nics` limits the source's migration NICs; none means all. `max_downtime_ms` bounds what QEMU may plan for the
     last memory round. `verify` compares both disks as they were at the switchover.
@@ -39,6 +48,7 @@ class MoveRequest(Strict):
     host: str | None = None
     datastore: str | None = None
     disks: dict[str, str] = {}
+    via: Via = Via.AUTO
     encrypt: bool = True
     verify: bool = False
     nics: tuple[str, ...] = ()
@@ -63,12 +73,18 @@ class Route(Strict):
 
 
 class DiskPlacement(Strict):
-    """One disk of a move. `size` in bytes."""
+    """One disk of a move. `size` in bytes.
+
+    `reached_as` is what the source's host calls the destination's datastore, if the source writes the disk there by
+    itself, over the storage network; else its data goes over the migration NICs. `why` says why it is so.
+    """
 
     name: Name
     size: int
     source_datastore: Name
     destination_datastore: Name
+    reached_as: Name | None = None
+    why: str = ""
 
 
 class MoveKind(StrEnum):
@@ -98,6 +114,11 @@ class MovePlan(Strict):
     encrypt: bool = True
     verify: bool = False
     max_downtime_ms: int = 300
+
+    @property
+    def over_storage(self) -> bool:
+        """Whether the source writes the disks to the destination's datastores by itself. All of them, or none."""
+        return bool(self.disks) and all(disk.reached_as is not None for disk in self.disks)
 
     @property
     def kind(self) -> MoveKind:

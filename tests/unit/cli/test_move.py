@@ -77,11 +77,11 @@ def test_away_from_a_terminal_each_phase_has_its_line(kvmove: Kvmove) -> None:
 def test_what_is_asked_for_is_what_the_manager_hears(manager: FakeManager, kvmove: Kvmove) -> None:
     kvmove(
         "move", "web1", "h2", "--datastore", "fast", "--verify", "--no-tls", "--yes", "--nic", "mig0", "--nic", "mig1",
-        "--max-downtime", "0.5s", "--disk", "data=big", "--disk", "swap=fast",
+        "--max-downtime", "0.5s", "--disk", "data=big", "--disk", "swap=fast", "--via", "storage",
     )  # fmt: skip
     assert body(manager, "POST /moves") == {
         "vm": "web1", "host": "h2", "datastore": "fast", "verify": True, "encrypt": False, "nics": ["mig0", "mig1"],
-        "max_downtime_ms": 500, "disks": {"data": "big", "swap": "fast"},
+        "max_downtime_ms": 500, "disks": {"data": "big", "swap": "fast"}, "via": "storage",
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from kvmove.migration.findings import Finding, Severity, warnings
 from kvmove.migration.plan import check, make_plan
 from kvmove.migration.routes import routes
 from kvmove.model.host import DatastoreInfo, HostInfo, HostStatus, MigrationNic
-from kvmove.model.move import MoveKind, MovePlan, MoveRequest
+from kvmove.model.move import MoveKind, MovePlan, MoveRequest, Via
 from kvmove.model.ownership import Ownership, OwnershipState
 from kvmove.model.vm import VmState, VmStatus
 from kvmove.units import GIB, MIB
@@ -177,6 +177,39 @@ def test_disks_stay_on_a_datastore_that_both_hosts_reach_whatever_it_is_called_t
 def test_a_datastore_of_the_same_name_is_another_where_its_identity_differs() -> None:
     assert Facts().plan().kind is MoveKind.UNIFIED
     assert Facts().plan().stays == ()
+
+
+def reached(facts: "Facts") -> "Facts":
+    """h2's datastore `fast` is one that h1 reaches too, and calls `san`."""
+    san = info(2).datastores[1].model_copy(update={"name": "san"})
+    return facts.of_source(datastores=(*info(1).datastores, san)).ask(datastore="fast")
+
+
+def test_disks_go_over_the_storage_network_where_the_source_reaches_the_datastore() -> None:
+    plan = reached(Facts()).plan()
+    assert (plan.kind, plan.over_storage) == (MoveKind.UNIFIED, True)
+    assert [(it.destination_datastore, it.reached_as) for it in plan.disks] == [("fast", "san"), ("fast", "san")]
+    assert plan.disks[0].why == "h1 reaches the datastore too"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda f: f.ask(via=Via.MIGRATION), "as asked for"),
+        (cached, "disk data goes through the page cache"),
+        (lambda f: f.ask(disks={"data": "local"}), "h1 does not reach local"),
+    ],
+)
+def test_all_disks_take_the_migration_nics_where_one_has_to(change: Change, why: str) -> None:
+    plan = change(reached(Facts())).plan()
+    assert not plan.over_storage
+    assert {(it.reached_as, it.why) for it in plan.disks} == {(None, why)}
+
+
+def test_a_storage_network_that_is_asked_for_and_not_there_blocks() -> None:
+    [found] = Facts().ask(via=Via.STORAGE).check()
+    assert found.severity is Severity.BLOCKER
+    assert "h1 does not reach local" in found.what
 
 
 def test_without_a_host_disks_alone_move() -> None:
