@@ -1,5 +1,8 @@
 """A running VM's disks go to another datastore of its host, under its writes; its QEMU is the same afterwards."""
 
+import contextlib
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,17 @@ def places(host: LabHost) -> dict[str, Path]:
     local = host.datastore_called(LOCAL)
     roots = {LOCAL: local, SECOND: local / SECOND, SHARED: host.datastore_called(SHARED)}
     return {name: root / str(VM.uuid) / f"{DISK}.raw" for name, root in roots.items()}
+
+
+def fill(file: Path) -> None:
+    """Leave no block free in its file system."""
+    with file.open("wb", buffering=0) as content:
+        space = os.fstatvfs(content.fileno())
+        os.posix_fallocate(content.fileno(), 0, (space.f_bavail - 64) * space.f_frsize)
+        content.seek(0, os.SEEK_END)
+        with contextlib.suppress(OSError):
+            while content.write(bytes(4096)):
+                os.fsync(content.fileno())
 
 
 async def lies_in(there: World, datastore: str) -> None:
@@ -112,6 +126,42 @@ async def test_an_agent_that_dies_after_its_word_finishes_the_move() -> None:
         await lies_in(there, SHARED)
         await follow(there.lab, task, Quiet())
         await there.judge("h1", places(host)[SHARED])
+
+
+async def test_a_datastore_that_fills_up_ends_the_move_and_nothing_else() -> None:
+    async with world(VM, "sto", hosts=1) as there:
+        host = there.lab.host("h1")
+        await there.move(None, datastore=SHARED)
+        filler = host.datastore / "filler"
+        request = there.request(None, datastore=LOCAL)
+        task = await there.fails(request, "storage-mirroring", lambda: fill(filler))
+        assert "No space left" in str(task.problem)
+        filler.unlink()
+        await there.runs_on(host)
+        await lies_in(there, SHARED)
+        await there.judge("h1", places(host)[SHARED])
+
+
+async def test_a_word_that_cannot_be_written_is_not_given() -> None:
+    async with world(VM, "sto", hosts=1) as there:
+        host = there.lab.host("h1")
+        journals = there.lab.folders.host("h1") / "agent" / "journal" / "outgoing"
+
+        def protect(how: str = "+i") -> None:
+            [journal] = journals.iterdir()
+            subprocess.run(["chattr", how, str(journal)], check=True)
+
+        try:
+            task = await there.fails(there.request(None, datastore=SHARED), "storage-pivoted", protect)
+        finally:
+            protect("-i")
+        assert "journal cannot be written" in str(task.problem)
+        await there.runs_on(host)
+        await lies_in(there, LOCAL)
+        host.kill_agent()  # the next one finds the move unfinished in its journal
+        await there.runs_on(host)
+        await lies_in(there, LOCAL)
+        await there.judge("h1")
 
 
 async def test_a_qemu_that_dies_in_the_copy_leaves_the_old_disks_whole() -> None:

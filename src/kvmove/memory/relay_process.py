@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 NEWS_SECONDS = 0.05
 READY_SECONDS = 20.0
+NEWS_WAIT_SECONDS = 1.0
+"""So long may the relay take to give its last figures; they are for the report alone."""
+
 QUIET_SECONDS = 2.0
 """After the move is given up and QEMU has closed its channels: so long may it still open others."""
 
@@ -58,6 +61,7 @@ class RelayNews(Strict):
 
     sent: dict[str, int] = {}
     failure: str = ""
+    is_last: bool = False
 
 
 class RelayProcess:
@@ -66,6 +70,7 @@ class RelayProcess:
     def __init__(self, order: RelayOrder) -> None:
         self._news = RelayNews()
         self._ready = threading.Event()
+        self._heard_last = threading.Event()
         self._ended = ""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kvmove.memory.relay_process"],
@@ -98,6 +103,10 @@ class RelayProcess:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
 
+    def wait_last_news(self) -> None:
+        """After `close`: wait until `sent` is final, but not for long."""
+        self._heard_last.wait(NEWS_WAIT_SECONDS)
+
     def join(self) -> None:
         """Wait until the relay has ended: after `close`, once QEMU has closed its channels."""
         self._thread.join()
@@ -108,11 +117,14 @@ class RelayProcess:
             with contextlib.suppress(ValidationError):
                 self._news = RelayNews.model_validate_json(line)
                 self._ready.set()
+                if self._news.is_last:
+                    self._heard_last.set()
         code = self._process.wait()
         self._process.stdout.close()
         if code:
             self._ended = f"the memory relay ended with {code}"
         self._ready.set()
+        self._heard_last.set()
 
 
 def main() -> None:
@@ -140,16 +152,16 @@ def main() -> None:
 
 
 def _tell_until_told_to_end(relay: SourceRelay) -> None:
-    """News to the agent until its end of the pipe is closed."""
-    while True:
-        news = RelayNews(sent=relay.sent(), failure=relay.why())
+    """News to the agent until its end of the pipe is closed, and once more then."""
+    is_last, wait = False, 0.0
+    while not is_last:
+        ready, _, _ = select.select([sys.stdin], [], [], wait)
+        is_last, wait = bool(ready) and not os.read(sys.stdin.fileno(), 4096), NEWS_SECONDS
+        news = RelayNews(sent=relay.sent(), failure=relay.why(), is_last=is_last)
         try:
             os.write(sys.stdout.fileno(), news.model_dump_json().encode() + b"\n")
         except OSError:
             return  # the agent is gone
-        ready, _, _ = select.select([sys.stdin], [], [], NEWS_SECONDS)
-        if ready and not os.read(sys.stdin.fileno(), 4096):
-            return
 
 
 if __name__ == "__main__":

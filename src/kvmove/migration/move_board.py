@@ -49,6 +49,7 @@ class MoveBoard:
         self._disks: DiskMove | None = None
         self._relay: RelayProcess | None = None
         self._snapshots: list[DiskSnapshot] = []
+        self._disk_nics: dict[str, NicTotals] = {}
         self._nics: dict[str, NicProgress] = {}
         self._memory = MemoryProgress()
         self._switchover: dict[str, float] = {}
@@ -131,9 +132,9 @@ class MoveBoard:
         self._ended = self._status()
 
     def stop_watching(self) -> None:
-        """The threads end: keep their last figures."""
+        """The disks' threads end: keep their last figures. The memory relay's are read until the end."""
         self._collect()
-        self._disks = self._relay = None
+        self._disks = None
 
     # Anyone reads.
 
@@ -160,12 +161,11 @@ class MoveBoard:
 
     def _collect(self) -> None:
         """Take the threads' figures."""
-        if self._disks is None:
-            return
-        self._snapshots, nics = self._disks.snapshot()
+        if self._disks is not None:
+            self._snapshots, self._disk_nics = self._disks.snapshot()
         memory = self._relay.sent() if self._relay is not None else {}
-        for nic in {*nics, *memory}:
-            totals = nics.get(nic, NicTotals())
+        for nic in {*self._disk_nics, *memory}:
+            totals = self._disk_nics.get(nic, NicTotals())
             self._nics[nic] = NicProgress(nic=nic, sent=totals.sent + memory.get(nic, 0), streams=totals.streams)
 
     def _progress(self) -> MoveProgress:

@@ -127,6 +127,7 @@ class SourceMove:
                 release.callback(self.board.stop_watching)
                 decision = await self._until_decided(release)
                 self.board.stop_watching()
+            await asyncio.to_thread(self._relay.wait_last_news)
             return decision
         except KvmoveError:
             raise
