@@ -108,7 +108,13 @@ class StorageMove:
             raise MoveFailed(f"The move failed by a defect of ours: {error!r}.") from error
 
     async def _failed(self, error: KvmoveError) -> None:
-        """The VM is on its old disks, as it was."""
+        """The VM is on its old disks, as it was.
+
+        :raise KvmoveError: it is not, by a defect of ours: the move stays unfinished, and the agent's next start takes
+            it up. To call it undone would bring the old disks back.
+        """
+        if self._yielded:
+            raise error
         if not self._instance.process.is_alive():
             error = vm_lost(self.plan)
         elif self._watch.guest_is_off:

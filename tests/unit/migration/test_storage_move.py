@@ -91,6 +91,14 @@ async def test_disks_that_are_not_equal_are_never_switched_to(said: list[str], s
     assert said == ["stop", "cont"]
 
 
+async def test_what_fails_after_the_word_is_never_called_undone(said: list[str]) -> None:
+    made = move(said, settles=2)
+    vars(made)["_yielded"] = True
+    with pytest.raises(MoveFailed):
+        await made._failed(MoveFailed("a defect"))
+    assert made.board.status().outcome is None
+
+
 async def test_a_cancel_in_the_stun_goes_back_to_the_old_disks_before_the_guest_runs(said: list[str]) -> None:
     made = move(said, settles=2)
     assert made.cancel()
