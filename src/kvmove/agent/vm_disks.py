@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, CheckFailed, NotFound
-from kvmove.model.vm import VmDefinition
+from kvmove.model.vm import DiskFormat, Provisioning, VmDefinition
 
 
 class VmDisks:
@@ -47,6 +47,9 @@ class VmDisks:
 
     def make(self, definition: VmDefinition) -> None:
         """New, empty disks. After an error some may be there; `delete` them."""
+        for disk in definition.disks:
+            if (disk.format, disk.provisioning) != (DiskFormat.RAW, Provisioning.THIN):
+                raise CheckFailed(f"disk {disk.name} is not raw and thin; this version makes no others")
         for disk in definition.disks:
             self._datastore(disk.datastore).create_disk(definition.uuid, disk.name, disk.size)
 

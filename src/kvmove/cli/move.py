@@ -13,6 +13,7 @@ from kvmove.errors import Unreachable
 from kvmove.model.move import MoveRequest, Via
 from kvmove.model.task import Task
 from kvmove.model.toml_file import fit
+from kvmove.model.vm import DiskFormat, Provisioning
 
 
 @click.command(cls=Command)
@@ -24,9 +25,18 @@ from kvmove.model.toml_file import fit
     help="Where all disks go on HOST; by default shared ones stay, others go to datastores of equal name.",
 )
 @click.option(
-    "--disk", "disks", multiple=True, type=Assignment(), metavar="NAME=DATASTORE",
-    help="Where this disk goes; may be repeated.",
+    "--disk", "disks", multiple=True, type=Assignment(), metavar="NAME=DATASTORE[:FORMAT]",
+    help="Where this disk goes, and as what; may be repeated.",
 )  # fmt: skip
+@click.option(
+    "--format", "form", type=click.Choice([str(form) for form in DiskFormat]),
+    help="What disks that move become; by default each keeps its own format.",
+)  # fmt: skip
+@click.option(
+    "--provisioning", type=click.Choice(["same", *(str(kind) for kind in Provisioning)]), default="same",
+    show_default=True, help="The space that disks take once they have moved: that of their data, or all of their size.",
+)  # fmt: skip
+@click.option("--flatten", is_flag=True, help="Make one image of each disk and its backing images.")
 @click.option(
     "--via", type=click.Choice([str(via) for via in Via]), default=str(Via.AUTO), show_default=True,
     help="The network that disks take.",
@@ -51,6 +61,9 @@ def move(
     host: str | None,
     datastore: str | None,
     disks: tuple[tuple[str, str], ...],
+    form: str | None,
+    provisioning: str,
+    flatten: bool,
     via: str,
     verify: bool,
     no_tls: bool,
@@ -71,8 +84,9 @@ def move(
     if no_tls and not yes:
         raise click.UsageError("--no-tls sends memory and disks so that the network can read them; add --yes")
     wanted = {
-        "vm": vm, "host": host, "datastore": datastore, "disks": dict(disks), "via": via, "encrypt": not no_tls,
-        "verify": verify, "nics": nics, "max_downtime_ms": max_downtime,
+        "vm": vm, "host": host, "datastore": datastore, "disks": dict(disks), "format": form,
+        "provisioning": None if provisioning == "same" else provisioning, "flatten": flatten, "via": via,
+        "encrypt": not no_tls, "verify": verify, "nics": nics, "max_downtime_ms": max_downtime,
     }  # fmt: skip
     request = fit(wanted, MoveRequest, "the move")
     printer = Printer(options)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from kvmove.errors import NotFound
 from kvmove.migration.findings import Finding, refuse_blockers
 from kvmove.migration.preflight import Situation, findings_of
-from kvmove.migration.preflight_disks import destination_datastore, stays_in_place, storage_way
+from kvmove.migration.preflight_disks import destination_datastore, image_at_destination, stays_in_place, storage_way
 from kvmove.migration.routes import routes
 from kvmove.model.host import HostInfo, HostStatus
 from kvmove.model.move import DiskPlacement, HostRef, MovePlan, MoveRequest
@@ -84,8 +84,15 @@ def _at_destination(
     request: MoveRequest, definition: VmDefinition, source: HostInfo, destination: HostInfo
 ) -> VmDefinition:
     """The definition as it is there: the same machine, other datastores."""
+    places = {disk.name: _placement(request, disk, source, destination) for disk in definition.disks}
     disks = tuple(
-        disk.model_copy(update={"datastore": _placement(request, disk, source, destination).destination_datastore})
+        disk.model_copy(
+            update={
+                "datastore": places[disk.name].destination_datastore,
+                "format": places[disk.name].format,
+                "provisioning": places[disk.name].provisioning,
+            }
+        )
         for disk in definition.disks
     )
     return definition.model_copy(update={"disks": disks})
@@ -95,11 +102,15 @@ def _placement(request: MoveRequest, disk: DiskDefinition, source: HostInfo, des
     datastore = destination_datastore(request, disk, source, destination)
     if datastore is None:
         raise NotFound(f"{destination.name} has no datastore for disk {disk.name}")  # the checks have refused this
+    form, provisioning = image_at_destination(request, disk)
     return DiskPlacement(
         name=disk.name,
         size=disk.size,
         source_datastore=disk.datastore,
         destination_datastore=datastore.name,
+        source_format=disk.format,
+        format=form,
+        provisioning=provisioning,
     )
 
 

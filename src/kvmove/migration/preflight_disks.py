@@ -15,8 +15,8 @@ from uuid import UUID
 
 from kvmove.migration.findings import Finding, blocker, warning
 from kvmove.model.host import DatastoreInfo, HostInfo
-from kvmove.model.move import MoveRequest, Via
-from kvmove.model.vm import DiskDefinition, VmStatus
+from kvmove.model.move import DiskRequest, MoveRequest, Via
+from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning, VmStatus
 from kvmove.units import format_size
 
 
@@ -34,10 +34,25 @@ def destination_datastore(
 ) -> DatastoreInfo | None:
     """Where a disk goes: the datastore asked for, else the one that it is on if the destination reaches that, else the
     destination's of the same name. None: there is none."""
-    wanted = request.disks.get(disk.name, request.datastore)
+    wanted = wanted_datastore(request, disk)
     if wanted is None and (same := _by_id(destination, _current(disk, source))) is not None:
         return same
     return next((store for store in destination.datastores if store.name == (wanted or disk.datastore)), None)
+
+
+def wanted_datastore(request: MoveRequest, disk: DiskDefinition) -> str | None:
+    """The destination's datastore that the operator names for the disk; None: none."""
+    asked = request.disks.get(disk.name)
+    return (asked.datastore if asked is not None else None) or request.datastore
+
+
+def image_at_destination(request: MoveRequest, disk: DiskDefinition) -> tuple[DiskFormat, Provisioning]:
+    """The format and the provisioning that the disk has once it has moved."""
+    asked = request.disks.get(disk.name) or DiskRequest()
+    return (
+        asked.format or request.format or disk.format,
+        asked.provisioning or request.provisioning or disk.provisioning,
+    )
 
 
 def stays_in_place(request: MoveRequest, disk: DiskDefinition, source: HostInfo, destination: HostInfo) -> bool:
@@ -104,9 +119,7 @@ def _named_disks_exist(pair: Pair) -> Iterator[Finding]:
 def _datastores_exist(pair: Pair) -> Iterator[Finding]:
     known = [store.name for store in pair.destination.datastores]
     missing = [disk for disk in pair.vm.definition.disks if _goes_to(pair, disk) is None]
-    for name in dict.fromkeys(
-        pair.request.disks.get(disk.name, pair.request.datastore) or disk.datastore for disk in missing
-    ):
+    for name in dict.fromkeys(wanted_datastore(pair.request, disk) or disk.datastore for disk in missing):
         yield blocker(
             f"{pair.destination.name} has no datastore {name}",
             f"choose one with --datastore: {', '.join(known)}" if known else "list one in its agent.toml",
@@ -123,6 +136,22 @@ def _staying_disks_are_not_cached(pair: Pair) -> Iterator[Finding]:
             'shut the VM down and define the disk with cache = "none", or move the disk to another datastore with '
             "--disk",
         )
+
+
+def _images_can_be_made(pair: Pair) -> Iterator[Finding]:
+    for disk in pair.vm.definition.disks:
+        form, provisioning = image_at_destination(pair.request, disk)
+        if DiskFormat.QCOW2 in (disk.format, form) or Provisioning.THICK in (disk.provisioning, provisioning):
+            yield blocker(f"disk {disk.name} is not raw and thin", "this version moves raw and thin disks")
+
+
+def _staying_disks_keep_their_image(pair: Pair) -> Iterator[Finding]:
+    for disk in pair.vm.definition.disks:
+        if _stays(pair, disk) and image_at_destination(pair.request, disk) != (disk.format, disk.provisioning):
+            yield blocker(
+                f"disk {disk.name} stays where it is, and so cannot become another kind of image",
+                "name another datastore for it with --disk, or leave out --format and --provisioning",
+            )
 
 
 def _folders_move_whole(pair: Pair) -> Iterator[Finding]:
@@ -179,6 +208,8 @@ STORAGE_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _named_disks_exist,
     _datastores_exist,
     _something_moves,
+    _images_can_be_made,
+    _staying_disks_keep_their_image,
     _folders_move_whole,
     _datastores_have_room,
 )
@@ -195,6 +226,8 @@ DISK_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _named_disks_exist,
     _datastores_exist,
     _staying_disks_are_not_cached,
+    _images_can_be_made,
+    _staying_disks_keep_their_image,
     _folders_move_whole,
     _datastores_have_room,
     _way_is_there,

@@ -3,11 +3,11 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from kvmove.model.names import Name
 from kvmove.model.strict import Strict
-from kvmove.model.vm import VmDefinition
+from kvmove.model.vm import DiskFormat, Provisioning, VmDefinition
 
 
 class Phase(StrEnum):
@@ -33,12 +33,29 @@ class Via(StrEnum):
     STORAGE = "storage"
 
 
+class DiskRequest(Strict):
+    """Where one disk is to go, and as what. None leaves it to what the request says of all disks."""
+
+    datastore: Name | None = None
+    format: DiskFormat | None = None
+    provisioning: Provisioning | None = None
+
+
+def _disk_request(value: object) -> object:
+    """`DATASTORE[:FORMAT]`, as the command line has it, or the fields one by one."""
+    if not isinstance(value, str):
+        return value
+    datastore, colon, form = value.partition(":")
+    return {"datastore": datastore or None} | ({"format": form} if colon else {})
+
+
 class MoveRequest(Strict):
     """What an operator asks for. Without `host` the VM stays on its host, and only disks move.
 
-    `datastore` names the destination's datastore for all disks that `disks` does not name; without either a disk stays
-    on a datastore that both hosts share, or goes to the one of equal name. `via` AUTO takes the storage network where
-    the source's host reaches the destination's datastores.
+    `datastore` names the destination's datastore for all disks of which `disks` does not say it; without either a disk
+    stays on a datastore that both hosts share, or goes to the one of equal name. `format` and `provisioning` are for
+    all disks that move, None keeps each one's own; `flatten` makes one image of a disk and its backing images. `via`
+    AUTO takes the storage network where the source's host reaches the destination's datastores.
 
     `nics` limits the source's migration NICs; none means all. `max_downtime_ms` bounds what QEMU may plan for the
     last memory round. `verify` compares both disks as they were at the switchover.
@@ -47,7 +64,10 @@ class MoveRequest(Strict):
     vm: str
     host: str | None = None
     datastore: str | None = None
-    disks: dict[str, str] = {}
+    disks: dict[str, Annotated[DiskRequest, BeforeValidator(_disk_request)]] = {}
+    format: DiskFormat | None = None
+    provisioning: Provisioning | None = None
+    flatten: bool = False
     via: Via = Via.AUTO
     encrypt: bool = True
     verify: bool = False
@@ -75,14 +95,18 @@ class Route(Strict):
 class DiskPlacement(Strict):
     """One disk of a move. `size` in bytes.
 
-    `reached_as` is what the source's host calls the destination's datastore, if the source writes the disk there by
-    itself, over the storage network; else its data goes over the migration NICs. `why` says why it is so.
+    `format` and `provisioning` are those at the destination. `reached_as` is what the source's host calls the
+    destination's datastore, if the source writes the disk there by itself, over the storage network; else its data goes
+    over the migration NICs. `why` says why it is so.
     """
 
     name: Name
     size: int
     source_datastore: Name
     destination_datastore: Name
+    source_format: DiskFormat = DiskFormat.RAW
+    format: DiskFormat = DiskFormat.RAW
+    provisioning: Provisioning = Provisioning.THIN
     reached_as: Name | None = None
     why: str = ""
 

@@ -33,13 +33,28 @@ Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 DiskSize = Annotated[Size, AfterValidator(_whole_sectors)]
 
 
+class DiskFormat(StrEnum):
+    """How a disk's content lies in its image."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+
+
+class Provisioning(StrEnum):
+    """Whether a disk takes only the space of its data (THIN), or all of its size from the start (THICK)."""
+
+    THIN = "thin"
+    THICK = "thick"
+
+
 class DiskDefinition(Strict):
     """A disk. `cache` is QEMU's: `none` is direct I/O, `writeback` goes through the page cache."""
 
     name: Name
     datastore: Name
     size: DiskSize
-    format: Literal["raw"] = "raw"
+    format: DiskFormat = DiskFormat.RAW
+    provisioning: Provisioning = Provisioning.THIN
     cache: Literal["none", "writeback"] = "none"
 
 

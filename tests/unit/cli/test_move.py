@@ -77,11 +77,16 @@ def test_away_from_a_terminal_each_phase_has_its_line(kvmove: Kvmove) -> None:
 def test_what_is_asked_for_is_what_the_manager_hears(manager: FakeManager, kvmove: Kvmove) -> None:
     kvmove(
         "move", "web1", "h2", "--datastore", "fast", "--verify", "--no-tls", "--yes", "--nic", "mig0", "--nic", "mig1",
-        "--max-downtime", "0.5s", "--disk", "data=big", "--disk", "swap=fast", "--via", "storage",
+        "--max-downtime", "0.5s", "--disk", "data=big", "--disk", "swap=fast:qcow2", "--via", "storage",
+        "--format", "raw", "--provisioning", "thick", "--flatten",
     )  # fmt: skip
     assert body(manager, "POST /moves") == {
         "vm": "web1", "host": "h2", "datastore": "fast", "verify": True, "encrypt": False, "nics": ["mig0", "mig1"],
-        "max_downtime_ms": 500, "disks": {"data": "big", "swap": "fast"}, "via": "storage",
+        "max_downtime_ms": 500, "via": "storage", "format": "raw", "provisioning": "thick", "flatten": True,
+        "disks": {
+            "data": {"datastore": "big", "format": None, "provisioning": None},
+            "swap": {"datastore": "fast", "format": "qcow2", "provisioning": None},
+        },
     }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class Facts:
     ownership: Ownership | None = OWNED
 
     def ask(self, **changes: Any) -> "Facts":
-        return replace(self, request=self.request.model_copy(update=changes))
+        return replace(self, request=MoveRequest.model_validate(self.request.model_dump() | changes))
 
     def of_vm(self, **changes: Any) -> "Facts":
         return replace(self, vm=self.vm.model_copy(update=changes))
