@@ -235,8 +235,8 @@ async def test_a_vm_moves_from_one_host_to_another(tmp_path: Path) -> None:
         await hand_over(source, destination, vm, tmp_path / "in")
         assert (await destination.vms.statuses())[0].state is VmState.INCOMING
         await run_control.cont(there.monitor)
-        await destination.vms.take_ownership(vm, 2)
-        await destination.vms.take_ownership(vm, 2)
+        await destination.vms.take_ownership(vm, 2, runs=True)
+        await destination.vms.take_ownership(vm, 2, runs=True)
         await source.vms.give_away(vm.uuid)
         await source.vms.give_away(vm.uuid)
         assert await source.vms.statuses() == []
@@ -312,7 +312,7 @@ async def test_disks_that_a_move_has_brought_start_nothing(host: VmHost) -> None
     vm = await arriving(host)
     await host.vms.discard_incoming(vm.uuid)
     await host.registry.claim(vm.uuid, "h1")
-    await host.vms.take_ownership(vm, 1)
+    await host.vms.take_ownership(vm, 1, runs=True)
     with pytest.raises(CheckFailed, match="what move m1 has brought"):
         await host.vms.start(vm.uuid)
     assert (await host.vms.status(vm.uuid)).state is VmState.CRASHED

@@ -58,6 +58,12 @@ class FakeAgent:
     async def stop(self, vm: UUID) -> VmStatus:
         return await self._set(vm, VmState.OFF)
 
+    async def pause(self, vm: UUID) -> VmStatus:
+        return await self._set(vm, VmState.PAUSED)
+
+    async def resume(self, vm: UUID) -> VmStatus:
+        return await self._set(vm, VmState.RUNNING)
+
     async def kill(self, vm: UUID) -> VmStatus:
         return await self._set(vm, VmState.OFF)
 

@@ -340,7 +340,10 @@ class _Vms:
     async def discard_incoming(self, vm: UUID) -> None:
         await self._rig.act(self._host, "discards", lambda: self._rig.ends(self._rig.guests[self._host]))
 
-    async def take_ownership(self, definition: VmDefinition, epoch: int) -> None:
+    def surviving(self, vm: UUID) -> Any:
+        return self._rig.instance(self._host) if self._rig.guests[self._host].alive else None
+
+    async def take_ownership(self, definition: VmDefinition, epoch: int, *, runs: bool) -> None:
         def own() -> None:
             self._rig.owns = True
 

@@ -21,7 +21,7 @@ from kvmove.errors import InvalidInput, KvmoveError, NotFound
 from kvmove.model.host import HostInfo
 from kvmove.model.move import MovePlan
 from kvmove.model.strict import Strict
-from kvmove.model.vm import VmDefinition
+from kvmove.model.vm import VmDefinition, VmStatus
 from kvmove.pki.identity import Identity, Role, peer_identity, require
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class AgentApi:
                 web.get("/v1/vms", self._list_vms),
                 web.post("/v1/vms", self._define),
                 web.delete("/v1/vms/{uuid}", self._delete),
-                web.post("/v1/vms/{uuid}/{verb:start|stop|kill}", self._act),
+                web.post("/v1/vms/{uuid}/{verb:start|stop|kill|pause|resume}", self._act),
                 web.get("/v1/moves", self._list_moves),
                 web.post("/v1/moves", self._start_move),
                 web.get("/v1/moves/{id}", self._move),
@@ -89,8 +89,14 @@ class AgentApi:
 
     async def _act(self, request: web.Request) -> web.StreamResponse:
         _from_manager(request)
-        act = {"start": self._vms.start, "stop": self._vms.stop, "kill": self._vms.kill}[request.match_info["verb"]]
-        return _answer(await act(_uuid(request)))
+        verbs: dict[str, Callable[[UUID], Awaitable[VmStatus]]] = {
+            "start": self._vms.start,
+            "stop": self._vms.stop,
+            "kill": self._vms.kill,
+            "pause": self._vms.pause,
+            "resume": self._vms.resume,
+        }
+        return _answer(await verbs[request.match_info["verb"]](_uuid(request)))
 
     # Moves out.
 

@@ -18,11 +18,14 @@ from kvmove.migration.destination import IncomingMove, IncomingState
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import MoveJournal, Step
 from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.off_move import OffMove
+from kvmove.migration.procedure import Procedure
 from kvmove.migration.recovery import MoveRecovery
 from kvmove.migration.source import SourceMove
 from kvmove.migration.storage_move import StorageMove
 from kvmove.migration.storage_recovery import StorageRecovery
 from kvmove.model.move import MoveKind, MovePlan, MoveStatus
+from kvmove.model.vm import Power
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class Moves:
 
     def __init__(self, host: HostParts) -> None:
         self._host = host
-        self._outgoing: dict[str, SourceMove | StorageMove] = {}
+        self._outgoing: dict[str, Procedure] = {}
         self._boards: dict[str, MoveBoard] = {}
         self._incoming: dict[str, IncomingMove] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -56,7 +59,7 @@ class Moves:
     def start(self, plan: MovePlan, ticket: str) -> MoveStatus:
         """Begin a move; its progress is asked for by its id. Asking twice for the same move begins it once.
 
-        :raise Busy: the VM moves already. :raise CheckFailed: it does not run here.
+        :raise Busy: the VM moves already. :raise CheckFailed: it has no QEMU here, and the plan says that it has.
         """
         if plan.move_id in self._boards:
             return self._boards[plan.move_id].status()
@@ -65,9 +68,11 @@ class Moves:
         if plan.source.name != self._host.name:
             raise InvalidInput(f"host {self._host.name} is not the source of move {plan.move_id}")
         board = MoveBoard(plan)
-        move: SourceMove | StorageMove
+        move: Procedure
         if plan.kind is MoveKind.STORAGE:
             move = StorageMove(self._host, plan, board)
+        elif plan.power is Power.OFF:
+            move = OffMove(self._host, plan, _ticket(ticket), board)
         else:
             move = SourceMove(self._host, plan, _ticket(ticket), board)
         self._host.vms.begin_move(plan.vm.uuid, plan.move_id)
@@ -76,7 +81,7 @@ class Moves:
         self._spawn(self._run(move), f"move-{plan.move_id}")
         return board.status()
 
-    async def _run(self, move: SourceMove | StorageMove) -> None:
+    async def _run(self, move: Procedure) -> None:
         try:
             await move.run()
         finally:

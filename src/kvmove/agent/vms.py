@@ -24,11 +24,12 @@ from uuid import UUID
 
 from kvmove.agent.arrivals import Arrivals
 from kvmove.agent.launcher import Launcher
+from kvmove.agent.local_vm import LocalVm
 from kvmove.agent.ownership_guard import require_owner, require_right_to_run
 from kvmove.agent.qemu_state import state_of
 from kvmove.agent.vm_store import VmRecord, VmStore
 from kvmove.errors import Busy, CheckFailed, KvmoveError, NotFound, Unreachable
-from kvmove.model.vm import VmDefinition, VmState, VmStatus
+from kvmove.model.vm import Power, VmDefinition, VmState, VmStatus
 from kvmove.qemu import run_control
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.monitor import Event
@@ -42,30 +43,6 @@ SHUTDOWN_SECONDS = 60.0
 ADOPT_AGAIN_SECONDS = 10.0
 
 
-class _Vm:
-    """One VM of this host. `lock` is held by whoever starts, stops or deletes it."""
-
-    def __init__(self, record: VmRecord) -> None:
-        self.record = record
-        self.instance: Instance | None = None
-        self.move_id: str | None = None
-        self.ending = False
-        self.lock = asyncio.Lock()
-        self.gone = asyncio.Event()
-        self.gone.set()
-
-    @property
-    def definition(self) -> VmDefinition:
-        return self.record.definition
-
-    def require_no_move(self) -> None:
-        if self.move_id is not None:
-            raise Busy(
-                f"VM {self.definition.name} moves (move {self.move_id})",
-                hint="Wait until the move has ended, or cancel it: kvmove task cancel.",
-            )
-
-
 class VmManager:
     """All VMs of the host called `name`. Call `recover` before anything else and `close` in the end."""
 
@@ -74,7 +51,7 @@ class VmManager:
         self._store = store
         self._launcher = launcher
         self._registry = registry
-        self._vms: dict[UUID, _Vm] = {}
+        self._vms: dict[UUID, LocalVm] = {}
         self._arrivals = Arrivals(name, launcher)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -88,7 +65,7 @@ class VmManager:
         :raise NeedsAttention: a record is damaged.
         """
         for record in await asyncio.to_thread(self._store.load):
-            vm = self._vms[record.definition.uuid] = _Vm(record)
+            vm = self._vms[record.definition.uuid] = LocalVm(record)
             if record.epoch == 0:
                 await self._undo_definition_after_restart(vm.definition)
         await asyncio.gather(*(self._adopt_one(vm) for vm in list(self._vms.values())))
@@ -103,7 +80,7 @@ class VmManager:
                 await vm.instance.disconnect()
         await self._arrivals.disconnect()
 
-    async def _adopt_one(self, vm: _Vm) -> None:
+    async def _adopt_one(self, vm: LocalVm) -> None:
         try:
             instance = await self._launcher.adopt(vm.definition)
         except KvmoveError as error:
@@ -116,7 +93,7 @@ class VmManager:
         elif vm.record.runs:
             await self._note_crash(vm)
 
-    async def _adopt_later(self, vm: _Vm) -> None:
+    async def _adopt_later(self, vm: LocalVm) -> None:
         await asyncio.sleep(ADOPT_AGAIN_SECONDS)
         if vm.instance is None and self._vms.get(vm.definition.uuid) is vm:
             await self._adopt_one(vm)
@@ -141,10 +118,10 @@ class VmManager:
         """
         if (known := self._vms.get(definition.uuid)) is not None and known.definition == definition:
             return await self._status(known)
-        self._require_free(definition)
+        self.require_free(definition)
         self._launcher.accelerator_for(definition)
         await asyncio.to_thread(self._launcher.disks.require_none, definition)
-        vm = self._vms[definition.uuid] = _Vm(VmRecord(definition=definition))
+        vm = self._vms[definition.uuid] = LocalVm(VmRecord(definition=definition))
         async with vm.lock:
             try:
                 await self._keep(vm)  # from here on a restart undoes what is half done
@@ -207,6 +184,26 @@ class VmManager:
             ) from error
         return await self._status(found)
 
+    async def pause(self, vm: UUID) -> VmStatus:
+        """Let the guest stand still, its memory kept. Nothing happens when it does.
+
+        :raise CheckFailed: it is off. :raise Busy: it moves. :raise Unreachable: its QEMU does not answer.
+        """
+        found = self._find(vm)
+        async with found.lock:
+            found.require_no_move()
+            await run_control.stop(self.instance(vm).monitor)
+        return await self._status(found)
+
+    async def resume(self, vm: UUID) -> VmStatus:
+        """Let a paused guest go on; nothing happens when it runs. Raises as `start` does; CheckFailed: it is off."""
+        found = self._find(vm)
+        async with found.lock:
+            found.require_no_move()
+            await self._require_ownership(found)
+            await run_control.cont(self.instance(vm).monitor)
+        return await self._status(found)
+
     async def kill(self, vm: UUID) -> VmStatus:
         """End the VM as if the power went. Nothing happens when it is off.
 
@@ -252,6 +249,33 @@ class VmManager:
             raise CheckFailed(f"VM {found.definition.name} does not run on {self._name}")
         return found.instance
 
+    async def power(self, vm: UUID) -> Power:
+        """How the VM is, for a move of it.
+
+        :raise CheckFailed: it cannot be moved as it is. :raise Unreachable: its QEMU does not answer.
+        """
+        found = self._find(vm)
+        instance = self.surviving(vm)
+        if instance is None and found.record.runs:
+            raise CheckFailed(f"the QEMU of VM {found.definition.name} has ended", hint="Start it, then move it.")
+        if instance is None:
+            return Power.OFF
+        state = await run_control.run_state(instance.monitor)
+        if state == run_control.POSTMIGRATE:
+            raise CheckFailed(
+                f"VM {found.definition.name} came back paused from an earlier move, and QEMU has let go of its disks",
+                hint=f"Resume it, then move it: kvmove vm resume {found.definition.name}",
+            )
+        return Power.RUNNING if state == run_control.RUNNING else Power.PAUSED
+
+    def require_free(self, definition: VmDefinition) -> None:
+        """:raise Busy: this host has the VM, or one of its name, already."""
+        for other in [*(vm.definition for vm in self._vms.values()), *self._arrivals.definitions()]:
+            if other.uuid == definition.uuid:
+                raise Busy(f"{self._name} has VM {other.uuid} already, as {other.name}")
+            if other.name == definition.name:
+                raise Busy(f"{self._name} has a VM called {other.name} already", hint="Choose another name.")
+
     def surviving(self, vm: UUID) -> Instance | None:
         """The VM's QEMU, after a restart of the agent; None when it has ended.
 
@@ -291,7 +315,7 @@ class VmManager:
         :raise Busy: the VM, or one of its name, is this host's already.
         :raise KvmoveError: it cannot be started; nothing of it is left.
         """
-        self._require_free(definition)
+        self.require_free(definition)
         return await self._arrivals.start(definition, move_id)
 
     async def adopt_incoming(self, definition: VmDefinition, move_id: str) -> Instance | None:
@@ -310,11 +334,12 @@ class VmManager:
             raise Busy(f"VM {self._vms[vm].definition.name} is {self._name}'s own; it is not discarded")
         await self._arrivals.discard(vm)
 
-    async def take_ownership(self, definition: VmDefinition, epoch: int) -> None:
-        """The VM that moved in is this host's own from now on, durably. Repeating it changes nothing."""
+    async def take_ownership(self, definition: VmDefinition, epoch: int, *, runs: bool) -> None:
+        """The VM that moved in is this host's own from now on, durably; `runs`: it has a QEMU. Repeating it changes
+        nothing."""
         accelerator = self._launcher.accelerator_for(definition)
-        record = VmRecord(definition=definition, epoch=epoch, runs=True, accelerator=accelerator)
-        vm = self._vms.get(definition.uuid) or _Vm(record)
+        record = VmRecord(definition=definition, epoch=epoch, runs=runs, accelerator=accelerator)
+        vm = self._vms.get(definition.uuid) or LocalVm(record)
         vm.record = record
         await self._keep(vm)
         self._vms[definition.uuid] = vm
@@ -337,7 +362,7 @@ class VmManager:
 
     # -- a QEMU's life -----------------------------------------------------------------------------------------------
 
-    def _attach(self, vm: _Vm, instance: Instance) -> None:
+    def _attach(self, vm: LocalVm, instance: Instance) -> None:
         """From now on the VM runs in `instance`, which is watched."""
         vm.instance = instance
         vm.gone.clear()
@@ -349,7 +374,7 @@ class VmManager:
         instance.monitor.on_event(listen)
         self._spawn(self._watch(vm, instance))
 
-    async def _end_qemu(self, vm: _Vm) -> None:
+    async def _end_qemu(self, vm: LocalVm) -> None:
         """The VM has no QEMU any more when this returns, by our own doing."""
         instance, vm.instance, vm.ending = vm.instance, None, True
         try:
@@ -358,7 +383,7 @@ class VmManager:
             vm.ending = False
         vm.gone.set()
 
-    async def _watch(self, vm: _Vm, instance: Instance) -> None:
+    async def _watch(self, vm: LocalVm, instance: Instance) -> None:
         """See a QEMU end that nobody ended."""
         await instance.process.wait_ended()
         if vm.instance is instance:
@@ -367,23 +392,23 @@ class VmManager:
             await self._note_crash(vm)
             vm.gone.set()
 
-    async def _note_crash(self, vm: _Vm) -> None:
+    async def _note_crash(self, vm: LocalVm) -> None:
         said = self._launcher.last_words(vm.definition.uuid)
         log.error("VM %s: its QEMU has ended by itself: %s", vm.definition.name, said or "it said nothing")
         await self._launcher.sweep(vm.definition.uuid)
 
-    async def _clear_if_powered_off(self, vm: _Vm) -> None:
+    async def _clear_if_powered_off(self, vm: LocalVm) -> None:
         """A guest that has powered off leaves its QEMU behind; clear it away, unless a move has it."""
         async with vm.lock:
             if vm.move_id is None:
                 with contextlib.suppress(Unreachable):  # it ended, or hangs: `_watch` and the operator see to it
                     await self._end_if_powered_off(vm)
 
-    async def _end_if_powered_off(self, vm: _Vm) -> None:
+    async def _end_if_powered_off(self, vm: LocalVm) -> None:
         if vm.instance is not None and await run_control.run_state(vm.instance.monitor) == run_control.SHUTDOWN:
             await self._off(vm)
 
-    async def _off(self, vm: _Vm) -> VmStatus:
+    async def _off(self, vm: LocalVm) -> VmStatus:
         """The VM is to be off. The caller holds the lock."""
         await self._keep(vm, runs=False)
         await self._end_qemu(vm)
@@ -391,12 +416,12 @@ class VmManager:
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
-    def _find(self, vm: UUID) -> _Vm:
+    def _find(self, vm: UUID) -> LocalVm:
         if vm not in self._vms:
             raise NotFound(f"{self._name} has no VM {vm}", hint="See where it is: kvmove vm list")
         return self._vms[vm]
 
-    async def _status(self, vm: _Vm) -> VmStatus:
+    async def _status(self, vm: LocalVm) -> VmStatus:
         pid = vm.instance.process.pid if vm.instance is not None else self._launcher.is_there(vm.definition.uuid)
         return VmStatus(
             definition=vm.definition,
@@ -408,7 +433,7 @@ class VmManager:
             move_id=vm.move_id,
         )
 
-    async def _state(self, vm: _Vm, pid: int | None) -> VmState:
+    async def _state(self, vm: LocalVm, pid: int | None) -> VmState:
         if vm.ending:
             return VmState.OFF
         if vm.instance is not None:
@@ -417,19 +442,12 @@ class VmManager:
             return VmState.UNKNOWN
         return VmState.CRASHED if vm.record.runs else VmState.OFF
 
-    async def _require_ownership(self, vm: _Vm) -> None:
+    async def _require_ownership(self, vm: LocalVm) -> None:
         """The guard of every start."""
         owned = await self._registry.get(vm.definition.uuid)
         require_right_to_run(vm.definition.name, self._name, vm.record.epoch, owned)
 
-    def _require_free(self, definition: VmDefinition) -> None:
-        for other in [*(vm.definition for vm in self._vms.values()), *self._arrivals.definitions()]:
-            if other.uuid == definition.uuid:
-                raise Busy(f"{self._name} has VM {other.uuid} already, as {other.name}")
-            if other.name == definition.name:
-                raise Busy(f"{self._name} has a VM called {other.name} already", hint="Choose another name.")
-
-    async def _keep(self, vm: _Vm, **changes: Any) -> None:
+    async def _keep(self, vm: LocalVm, **changes: Any) -> None:
         """Remember the VM with `changes`; durable when this returns."""
         vm.record = vm.record.model_copy(update=changes)
         await asyncio.to_thread(self._store.write, vm.record)

@@ -11,6 +11,7 @@ from kvmove.cli.report import outcome, render_report
 from kvmove.cli.waiting import Detached, Tasks, wait_for_end
 from kvmove.errors import KvmoveError, NeedsAttention, from_problem
 from kvmove.model.task import Task, TaskState
+from kvmove.model.vm import Power
 
 LEFT = 130
 
@@ -47,7 +48,7 @@ def tell_end(task: Task, printer: Printer) -> int:
         printer.note("")
         printer.show(Text(outcome(task), style="bold green"))
         if task.report is not None:
-            printer.show(Group("", render_report(task.report)))
+            printer.show(Group("", render_report(task.report, task.plan.power if task.plan else Power.RUNNING)))
     return 0
 
 

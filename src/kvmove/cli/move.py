@@ -73,11 +73,12 @@ def move(
     dry_run: bool,
     no_wait: bool,
 ) -> int:
-    """Move the running VM to HOST, memory and disks together; without HOST its disks alone, on its host.
+    """Move the VM to HOST, memory and disks together; without HOST its disks alone, on its host.
 
-    A disk on a datastore that both hosts share stays there, unless told otherwise; if all do, memory alone moves.
+    It goes on running meanwhile; one that is paused or off stays so. A disk on a datastore that both hosts share stays
+    there, unless told otherwise; if all do, memory alone moves.
     VM is a name, a UUID or the beginning of either. Ctrl-C leaves the move alone, which goes on; pressed twice it
-    cancels. Whatever fails, the VM runs on where it was.
+    cancels. Whatever fails, the VM goes on where it was.
     """
     if host is None and datastore is None and not disks:
         raise click.UsageError("name a HOST, or a datastore with --datastore or --disk")

@@ -6,6 +6,7 @@ from rich.text import Text
 from kvmove.cli.output import facts, printable, table
 from kvmove.cli.rows import link_speed
 from kvmove.model.move import DiskPlacement, MoveCheck, MoveKind, MovePlan
+from kvmove.model.vm import Power
 from kvmove.units import format_size
 
 
@@ -31,13 +32,15 @@ def render_plan(plan: MovePlan) -> RenderableType:
     """From where to where, each disk, each pair of NICs, and how."""
     between = plan.source.name
     shown: dict[str, str | Text] = {"Move": KINDS[plan.kind]}
+    if plan.power is not Power.RUNNING:
+        shown["VM"] = f"{plan.power}, and stays so"
     if plan.kind is not MoveKind.STORAGE:
         between = f"{between} → {plan.destination.name}"
         shown |= {
-            "Memory": format_size(plan.vm.memory),
+            "Memory": format_size(plan.vm.memory) if plan.moves_memory else "",
             "Encrypted": "yes" if plan.encrypt else Text("no: the network can read memory and disks", style="red"),
             "Verified": "disks are compared at the switchover" if plan.verify else "",
-            "Downtime limit": f"{plan.max_downtime_ms} ms",
+            "Downtime limit": f"{plan.max_downtime_ms} ms" if plan.power is Power.RUNNING else "",
         }
     parts: list[RenderableType] = [Text.assemble((plan.vm.name, "bold"), f"  {between}"), facts(shown)]
     disks = [_disk(it, it.destination_datastore) for it in plan.disks] + [_disk(it, "stays") for it in plan.stays]

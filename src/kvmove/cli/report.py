@@ -13,18 +13,25 @@ from kvmove.cli.output import facts
 from kvmove.cli.progress import phase_name
 from kvmove.model.move import DiskReport, MoveReport
 from kvmove.model.task import Task
+from kvmove.model.vm import Power
 from kvmove.units import format_duration, format_size
 
 _SHARE_WIDTH = 20
 
 
-def render_report(report: MoveReport) -> RenderableType:
-    """The report as tables: time per phase, the downtime and its parts, bytes per NIC, memory, and each disk."""
+def render_report(report: MoveReport, power: Power = Power.RUNNING) -> RenderableType:
+    """The report as tables: time per phase, the downtime and its parts, bytes per NIC, memory, and each disk.
+
+    `power` is how the VM moved: one that did not run has no downtime, only a hand-over that took its time.
+    """
+    still = _heading("Downtime", _milliseconds(report.downtime_ms))
+    if power is not Power.RUNNING:
+        still = _heading("Switchover", _milliseconds(sum(report.switchover_ms.values())))
     parts: list[RenderableType] = [
         _heading("Time", format_duration(report.seconds)),
         _shares({phase_name(item.phase): item.seconds for item in report.phases}, format_duration),
         Text(),
-        _heading("Downtime", _milliseconds(report.downtime_ms)),
+        still,
         _shares(report.switchover_ms, _milliseconds),
     ]
     if report.memory_rounds:
@@ -52,8 +59,10 @@ def outcome(task: Task) -> str:
         moved = f"the disks of {task.vm} moved on {task.source}"
     if task.report is None:
         return f"{moved}. (No report: the source's agent has none.)"
-    stood = _milliseconds(task.report.downtime_ms)
-    return f"{moved} in {format_duration(task.report.seconds)}; it stood still for {stood}."
+    moved = f"{moved} in {format_duration(task.report.seconds)}"
+    if task.plan is not None and task.plan.power is not Power.RUNNING:
+        return f"{moved}; it is {task.plan.power}, as it was."
+    return f"{moved}; it stood still for {_milliseconds(task.report.downtime_ms)}."
 
 
 def digest_words(disk: DiskReport) -> str:

@@ -71,6 +71,22 @@ def stop_vm(options: Options, name: str, force: bool) -> None:
     _print(options, found)
 
 
+@vm.command("pause")
+@click.argument("name")
+@pass_options
+def pause_vm(options: Options, name: str) -> None:
+    """Let a VM stand still; its memory is kept, and it can be moved as it is."""
+    _print(options, ask(options, lambda manager: manager.pause_vm(name)))
+
+
+@vm.command("resume")
+@click.argument("name")
+@pass_options
+def resume_vm(options: Options, name: str) -> None:
+    """Let a paused VM go on."""
+    _print(options, ask(options, lambda manager: manager.resume_vm(name)))
+
+
 @vm.command("delete")
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -73,6 +73,12 @@ class AgentClient:
     async def kill(self, vm: UUID) -> VmStatus:
         return await self._http.ask(_VM, "POST", f"/v1/vms/{vm}/kill", timeout=_CHANGE_TIMEOUT)
 
+    async def pause(self, vm: UUID) -> VmStatus:
+        return await self._http.ask(_VM, "POST", f"/v1/vms/{vm}/pause", timeout=_CHANGE_TIMEOUT)
+
+    async def resume(self, vm: UUID) -> VmStatus:
+        return await self._http.ask(_VM, "POST", f"/v1/vms/{vm}/resume", timeout=_CHANGE_TIMEOUT)
+
     async def expect_incoming(self, plan: MovePlan, ticket: str) -> None:
         """The manager tells the destination to expect a move. `ticket` is 64 hex digits, used once."""
         await self._http.ask(_ANYTHING, "POST", "/v1/incoming", {"plan": plan, "ticket": ticket})

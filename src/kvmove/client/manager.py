@@ -99,6 +99,14 @@ class ManagerClient:
         """End it as if the power went."""
         return await self._change_vm(vm, "kill")
 
+    async def pause_vm(self, vm: str) -> VmStatus:
+        """Let the guest stand still, its memory kept."""
+        return await self._change_vm(vm, "pause")
+
+    async def resume_vm(self, vm: str) -> VmStatus:
+        """Let a paused guest go on."""
+        return await self._change_vm(vm, "resume")
+
     async def delete_vm(self, vm: str) -> None:
         """Delete a VM that is off, and its disks. `vm` is the whole name or UUID."""
         await self._http.ask(_NOTHING, "DELETE", f"{PREFIX}/vms/{segment(vm)}", timeout=_CHANGE_TIMEOUT)

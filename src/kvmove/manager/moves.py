@@ -180,5 +180,5 @@ def _task(plan: MovePlan) -> Task:
         state=TaskState.RUNNING,
         started=now(),
         plan=plan,
-        vm_state=f"running on {plan.source.name}",
+        vm_state=f"{plan.power} on {plan.source.name}",
     )

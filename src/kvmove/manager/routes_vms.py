@@ -47,6 +47,16 @@ def vms_router(inventory: Inventory) -> APIRouter:
         found = await find(vm)
         return await inventory.agent(found.host).kill(found.definition.uuid)
 
+    @router.post("/{vm}:pause")
+    async def pause_vm(vm: str) -> VmStatus:
+        found = await find(vm)
+        return await inventory.agent(found.host).pause(found.definition.uuid)
+
+    @router.post("/{vm}:resume")
+    async def resume_vm(vm: str) -> VmStatus:
+        found = await find(vm)
+        return await inventory.agent(found.host).resume(found.definition.uuid)
+
     @router.delete("/{vm}", status_code=204)
     async def delete_vm(vm: str) -> None:
         found = await find(vm, exact=True)

@@ -17,6 +17,7 @@ from kvmove.migration.host_parts import HostParts
 from kvmove.migration.move_board import MoveBoard
 from kvmove.model.move import MovePlan, Phase
 from kvmove.model.ownership import Ownership
+from kvmove.model.vm import Power
 from kvmove.qemu import run_control
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.migration import MigrationInfo
@@ -98,14 +99,17 @@ async def _their_digests(plan: MovePlan, destination: AgentClient) -> dict[str, 
     return dict(answer.get("digests", {}))
 
 
-async def stay(host: HostParts, plan: MovePlan, instance: Instance, record: Ownership) -> None:
-    """The registry says that the VM is this host's (still, or again): let the paused guest go on.
+async def stay(host: HostParts, plan: MovePlan, instance: Instance | None, record: Ownership) -> None:
+    """The registry says that the VM is this host's (still, or again): let a guest that ran go on.
+
+    One that was paused stays so, with its disks given up by QEMU (`postmigrate`) until it is resumed.
 
     :raise KvmoveError: it does not; the VM is paused here and nowhere else, and the operator's again.
     """
     try:
-        if await run_control.run_state(instance.monitor) not in (run_control.RUNNING, run_control.SHUTDOWN):
-            await run_control.cont(instance.monitor)
+        if instance is None or plan.power is not Power.RUNNING:
+            return
+        await run_control.go_on(instance.monitor)
         with contextlib.suppress(KvmoveError):
             await run_control.announce_self(instance.monitor)
     finally:

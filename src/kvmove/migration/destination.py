@@ -1,6 +1,6 @@
-"""The destination's part of a move, from the manager's word that one will come to the running VM or to nothing.
+"""The destination's part of a move, from the manager's word that one will come to the VM here or to nothing.
 
-    expect -> prepare -> sync -> take_over -> RUNNING        abandon, from any step before the commit -> nothing left
+    expect -> prepare -> sync -> take_over -> TAKEN          abandon, from any step before the commit -> nothing left
 
 `take_over` is the hand-over: the registry's compare-and-swap decides whether this host owns the VM; only then, and only
 once CONT_INTENT is on stable storage, the guest is let run. After a restart of the agent `recover` does what is owed
@@ -33,6 +33,7 @@ from kvmove.migration.memory_channels import memory_channels
 from kvmove.migration.move_record import record_committed, record_under_way
 from kvmove.model.move import MovePlan
 from kvmove.model.ownership import Ownership
+from kvmove.model.vm import Power
 from kvmove.mover.receiver import DiskReceiver, TargetDisk
 from kvmove.qemu import run_control
 from kvmove.qemu.features import find_features
@@ -58,7 +59,7 @@ FROZEN = ".frozen"
 class IncomingState(StrEnum):
     EXPECTED = "expected"
     PREPARED = "prepared"
-    RUNNING = "running"
+    TAKEN = "taken"  # this host owns the VM, which runs here, or is paused or off as it was
     CRASHED = "crashed"  # this host owns the VM, which ran here or may have; its QEMU has ended
     RETURNED = "returned"  # this host had won the VM, could not let it run, and gave it back
     INTERRUPTED = "interrupted"  # the agent was restarted, or could not end what it began: `recover` is at it
@@ -70,7 +71,7 @@ async def pause() -> None:
     await asyncio.sleep(REGISTRY_PAUSE)
 
 
-OWNED = frozenset({IncomingState.RUNNING, IncomingState.CRASHED})
+OWNED = frozenset({IncomingState.TAKEN, IncomingState.CRASHED})
 OVER = OWNED | {IncomingState.RETURNED, IncomingState.DISCARDED}
 
 
@@ -125,7 +126,10 @@ class IncomingMove:
             self._journal.write(Step.PREPARED, {"plan": self.plan.model_dump(mode="json")})
             try:
                 await self._make_disks()
-                await self._start_qemu()
+                if self.plan.power is Power.OFF:
+                    self._host.vms.require_free(self.plan.vm)
+                else:
+                    await self._start_qemu()
             except BaseException:
                 await self._discard()
                 raise
@@ -152,17 +156,18 @@ class IncomingMove:
     async def _start_qemu(self) -> None:
         self._instance = await self._host.vms.start_incoming(self.plan.vm, self.plan.move_id)
         migration = self._migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
-        await migration.configure_destination(memory_channels(self.plan))
+        runs = self.plan.power is Power.RUNNING
+        await migration.configure_destination(memory_channels(self.plan), runs_afterwards=runs)
         await migration.incoming(f"unix:{self._socket}")
         self._relay = DestinationRelay(self._socket)
 
     def _accept(self, hello: Hello, stream: Stream) -> Callable[[], None]:
         """A stream has proven itself; called in its thread."""
-        if self._receiver is None or self._relay is None:
-            raise StreamLost("the move is over")
-        if hello.role is StreamRole.DISK:
+        if hello.role is StreamRole.DISK and self._receiver is not None:
             return self._receiver.accept(hello.number, stream)
-        return self._relay.accept(hello.number, stream)
+        if hello.role is not StreamRole.DISK and self._relay is not None:
+            return self._relay.accept(hello.number, stream)
+        raise StreamLost("the move is over")
 
     async def sync(self) -> dict[str, Any]:
         """All that was acknowledged is on stable storage, folder included; with `verify` the disks are frozen for it.
@@ -223,19 +228,20 @@ class IncomingMove:
     async def take_over(self) -> dict[str, Any]:
         """The source has yielded: win the VM at the registry, then let it run.
 
-        The answer's `state` is `running`; `returned` when the VM was won, could not run, and was given back; or
+        The answer's `state` is `taken`; `returned` when the VM was won, could not run, and was given back; or
         `crashed` when it was won, may have run, and has ended.
 
         :raise Busy: the source won an abort, or the VM is not in this move; nothing of it is left here.
         :raise MoveFailed: this QEMU does not have the memory; the VM was not taken over.
         """
         async with self.lock:
-            if self.state is not IncomingState.PREPARED or self._instance is None:
+            if self.state is not IncomingState.PREPARED:
                 return self.status()
-            migration = self._migration or Migration(
-                self._instance.monitor, await find_features(self._instance.monitor)
-            )  # to ask for its features takes 30 ms, and the guest stands still here
-            await migration.wait_status({Status.COMPLETED}, timeout=LOAD_SECONDS)
+            if self._instance is not None:
+                migration = self._migration or Migration(
+                    self._instance.monitor, await find_features(self._instance.monitor)
+                )  # to ask for its features takes 30 ms, and the guest stands still here
+                await migration.wait_status({Status.COMPLETED}, timeout=LOAD_SECONDS)
             await reach("destination-loaded")
             won = await self._commit()
             try:
@@ -254,11 +260,11 @@ class IncomingMove:
             raise Busy(f"the source has taken VM {self.plan.vm.name} back: move {self.plan.move_id} was aborted")
         return wanted
 
-    async def _let_run(self, instance: Instance, won: Ownership) -> None:
-        """Won: let the guest run, or give it back while it is certain that it never ran."""
+    async def _let_run(self, instance: Instance | None, won: Ownership) -> None:
+        """Won: let the guest run if it ran, or give it back while it is certain that it never did here."""
         try:
             await reach("destination-committed")
-            if not instance.process.is_alive():
+            if instance is not None and not instance.process.is_alive():
                 raise MoveFailed("its QEMU ended before the guest ran")
             self._journal.write(Step.CONT_INTENT, {"epoch": won.epoch})
         except (KvmoveError, OSError) as error:
@@ -266,8 +272,11 @@ class IncomingMove:
             return
         try:
             await reach("destination-cont-intent")
-            await run_control.cont(instance.monitor)
+            if instance is not None and self.plan.power is Power.RUNNING:
+                await run_control.cont(instance.monitor)
         except KvmoveError as error:
+            if instance is None:
+                raise
             await self._after_failed_cont(instance, won, error)
             return
         await self._settle_in(instance, won.epoch)
@@ -301,22 +310,24 @@ class IncomingMove:
         await swap_until_known(self._host.registry, won, back, pause)
         await self._discard(IncomingState.RETURNED)
 
-    async def _settle_in(self, instance: Instance, epoch: int) -> None:
-        """The guest runs here: tell the network, and make the VM this host's own."""
-        self.state = IncomingState.RUNNING
+    async def _settle_in(self, instance: Instance | None, epoch: int) -> None:
+        """The guest runs here, or stays as it was: tell the network, and make the VM this host's own."""
+        self.state = IncomingState.TAKEN
         await reach("destination-running")
         self._host.listener.forget(self.plan.move_id)
-        with contextlib.suppress(KvmoveError):
-            await run_control.announce_self(instance.monitor)
+        if instance is not None and self.plan.power is Power.RUNNING:
+            with contextlib.suppress(KvmoveError):
+                await run_control.announce_self(instance.monitor)
         await self._own(epoch)
 
-    async def _own(self, epoch: int, state: IncomingState = IncomingState.RUNNING) -> None:
+    async def _own(self, epoch: int, state: IncomingState = IncomingState.TAKEN) -> None:
         """The VM is this host's, durably. May be done again."""
         self._host.listener.forget(self.plan.move_id)
         for name in {disk.destination_datastore for disk in self.plan.disks}:
             store = self._host.datastores[name]
             await asyncio.to_thread(store.commit_incoming, self.plan.vm.uuid, self.plan.move_id)
-        await self._host.vms.take_ownership(self.plan.vm, epoch)
+        runs = self.plan.power is not Power.OFF
+        await self._host.vms.take_ownership(self.plan.vm, epoch, runs=runs)
         self.state = state
         self.since = time.monotonic()
         self.has_frozen = self.plan.verify
@@ -423,6 +434,9 @@ class IncomingMove:
         if self._journal.has(Step.GIVING_BACK):
             await self._give_back(won, "it was being given back")
             return
+        if self.plan.power is Power.OFF:
+            await self._own(won.epoch)
+            return
         instance = await self._host.vms.adopt_incoming(self.plan.vm, self.plan.move_id)
         if instance is not None and not instance.process.is_alive():
             instance = None
@@ -433,8 +447,13 @@ class IncomingMove:
             await self._give_back(won, "its QEMU is gone")
         else:
             self._journal.write(Step.CONT_INTENT, {"epoch": won.epoch})
-            if await run_control.run_state(instance.monitor) != run_control.RUNNING:
-                await run_control.cont(instance.monitor)
-            with contextlib.suppress(KvmoveError):
-                await run_control.announce_self(instance.monitor)
+            if self.plan.power is Power.RUNNING:
+                await self._let_run_again(instance)
             await self._own(won.epoch)
+
+    @staticmethod
+    async def _let_run_again(instance: Instance) -> None:
+        if await run_control.run_state(instance.monitor) != run_control.RUNNING:
+            await run_control.cont(instance.monitor)
+        with contextlib.suppress(KvmoveError):
+            await run_control.announce_self(instance.monitor)

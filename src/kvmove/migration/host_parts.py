@@ -13,7 +13,7 @@ from uuid import UUID
 
 from kvmove.disk.datastore import Datastore
 from kvmove.migration.journal import Journal
-from kvmove.model.vm import VmDefinition
+from kvmove.model.vm import Power, VmDefinition
 from kvmove.mover.disk_move import MoverSettings
 from kvmove.qemu.instance import Instance
 from kvmove.registry.interface import Registry
@@ -31,6 +31,15 @@ class LocalVms(Protocol):
 
         :raise CheckFailed: it does not run here.
         """
+
+    async def power(self, vm: UUID) -> Power:
+        """How the VM is, for a move of it.
+
+        :raise CheckFailed: it cannot be moved as it is. :raise Unreachable: its QEMU does not answer.
+        """
+
+    def require_free(self, definition: VmDefinition) -> None:
+        """:raise Busy: this host has the VM, or one of its name, already."""
 
     def surviving(self, vm: UUID) -> Instance | None:
         """The VM's QEMU, after a restart of the agent; None when it has ended.
@@ -59,8 +68,8 @@ class LocalVms(Protocol):
     async def discard_incoming(self, vm: UUID) -> None:
         """End that QEMU and forget the VM; its disks are not touched. No harm when there is none."""
 
-    async def take_ownership(self, definition: VmDefinition, epoch: int) -> None:
-        """The incoming VM is this host's own from now on, durably."""
+    async def take_ownership(self, definition: VmDefinition, epoch: int, *, runs: bool) -> None:
+        """The incoming VM is this host's own from now on, durably; `runs`: it has a QEMU."""
 
     async def give_away(self, vm: UUID) -> None:
         """The VM runs elsewhere: end its paused QEMU here and forget it, durably. Its disks are not touched."""

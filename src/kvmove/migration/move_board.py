@@ -144,7 +144,7 @@ class MoveBoard:
 
     def _status(self) -> MoveStatus:
         self._collect()
-        place = phases.whereabouts(self.course, self.plan.source.name, self.plan.destination.name)
+        place = phases.whereabouts(self.course, self.plan.source.name, self.plan.destination.name, self.plan.power)
         problem = None
         if self._problem is not None:
             place = self._problem.vm_state or place

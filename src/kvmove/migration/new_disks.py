@@ -16,6 +16,7 @@ from kvmove.migration.host_parts import HostParts
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.switchover import pause
 from kvmove.model.move import MovePlan
+from kvmove.model.vm import Power
 from kvmove.qemu import run_control
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.pivot import Pivot
@@ -85,11 +86,10 @@ class NewDisks:
                 log.error("what move %s has made in %s stays there: %s", self._plan.move_id, name, error.detail)
 
     async def let_run(self, instance: Instance, board: MoveBoard) -> None:
-        """The new disks are the VM's: let the guest go on, however long QEMU takes to answer."""
-        while instance.process.is_alive():
+        """The new disks are the VM's: let a guest that ran go on, however long QEMU takes to answer."""
+        while self._plan.power is Power.RUNNING and instance.process.is_alive():
             try:
-                if await run_control.run_state(instance.monitor) not in (run_control.RUNNING, run_control.SHUTDOWN):
-                    await run_control.cont(instance.monitor)
+                await run_control.go_on(instance.monitor)
                 return
             except KvmoveError as error:
                 log.error("VM %s cannot be let run: %s", self._plan.vm.name, error.detail)

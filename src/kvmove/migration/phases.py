@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from kvmove.errors import NeedsAttention
 from kvmove.model.move import Phase
+from kvmove.model.vm import Power
 
 
 class HandOver(StrEnum):
@@ -53,7 +54,9 @@ ENDED = frozenset({Phase.COMPLETED, Phase.ABORTED, Phase.LOST})
 """Phases that nothing follows. IN_DOUBT is none: it lasts until the registry has been read."""
 
 FOLLOWERS: dict[Phase, frozenset[Phase]] = {
-    Phase.PREPARING: frozenset({Phase.COPYING_DISKS, Phase.COPYING_MEMORY, Phase.ABORTING, Phase.LOST}),
+    Phase.PREPARING: frozenset(
+        {Phase.COPYING_DISKS, Phase.COPYING_MEMORY, Phase.SWITCHING_OVER, Phase.ABORTING, Phase.LOST}
+    ),
     Phase.COPYING_DISKS: frozenset({Phase.COPYING_MEMORY, Phase.SWITCHING_OVER, Phase.ABORTING, Phase.LOST}),
     Phase.COPYING_MEMORY: frozenset({Phase.SWITCHING_OVER, Phase.ABORTING, Phase.LOST}),
     Phase.SWITCHING_OVER: frozenset({Phase.CLEANING_UP, Phase.IN_DOUBT, Phase.ABORTING, Phase.LOST}),
@@ -64,8 +67,8 @@ FOLLOWERS: dict[Phase, frozenset[Phase]] = {
     Phase.ABORTED: frozenset(),
     Phase.LOST: frozenset(),
 }
-"""What may follow what. A host move goes from PREPARING to COPYING_MEMORY, a storage move from COPYING_DISKS to
-SWITCHING_OVER."""
+"""What may follow what. A host move goes from PREPARING to COPYING_MEMORY; a storage move, and any move of a VM that is
+off, passes over COPYING_MEMORY."""
 
 _HANDED: dict[Phase, frozenset[HandOver]] = {
     Phase.PREPARING: frozenset({HandOver.HELD}),
@@ -160,30 +163,34 @@ def source_owns(course: Course) -> bool | None:
     return course.handed is not HandOver.COMMITTED
 
 
-def whereabouts(course: Course, source: str, destination: str) -> str:
-    """Where the VM is, for people: `running on h1`."""
+def whereabouts(course: Course, source: str, destination: str, power: Power = Power.RUNNING) -> str:
+    """Where the VM is, for people: `running on h1`. `power` is how it moves."""
     if course.phase is Phase.LOST:
         host = destination if course.handed is HandOver.COMMITTED else source
         return f"not running: its QEMU ended; it belongs to {host} and can be started there"
     if course.phase in {Phase.CLEANING_UP, Phase.COMPLETED}:
-        return f"running on {destination}"
+        return f"{power} on {destination}"
     if course.phase is Phase.IN_DOUBT:
         return (
-            f"paused on {source} and {destination}: the registry decides where it goes on, and does not answer; "
-            "it goes on by itself once the registry does"
+            f"{_standing(power)} on {source} and {destination}: the registry decides where it goes on, and does not "
+            "answer; it goes on by itself once the registry does"
         )
     if course.phase is Phase.SWITCHING_OVER:
-        return _switching(course.handed, source, destination)
+        return _switching(course.handed, source, destination, _standing(power))
     if course.phase is Phase.ABORTING and course.handed is HandOver.RETURNED:
         return f"about to go on at {source}"
-    return f"running on {source}"
+    return f"{power} on {source}"
 
 
-def _switching(handed: HandOver, source: str, destination: str) -> str:
+def _standing(power: Power) -> str:
+    return "off" if power is Power.OFF else "paused"
+
+
+def _switching(handed: HandOver, source: str, destination: str, standing: str) -> str:
     if handed is HandOver.HELD:
-        return f"paused on {source} for the switchover"
+        return f"{standing} on {source} for the switchover"
     if handed is HandOver.YIELDED:
-        return f"paused on {source} and {destination}: one of them is about to go on"
+        return f"{standing} on {source} and {destination}: one of them is about to go on"
     if handed is HandOver.COMMITTED:
         return f"about to go on at {destination}, which owns it"
     return f"about to go on at {source}"

@@ -18,7 +18,7 @@ from kvmove.migration.routes import routes
 from kvmove.model.host import HostInfo, HostStatus
 from kvmove.model.move import DiskPlacement, HostRef, MovePlan, MoveRequest
 from kvmove.model.ownership import Ownership
-from kvmove.model.vm import DiskDefinition, VmDefinition, VmStatus
+from kvmove.model.vm import DiskDefinition, Power, VmDefinition, VmStatus
 
 
 def check(
@@ -64,6 +64,7 @@ def make_plan(
         stays=tuple(_placement(request, disk, source, destination) for disk in stays),
         routes=routes(source, destination, request.nics) if source.name != destination.name else (),
         epoch=ownership.epoch,
+        power=Power(vm.state.value),
         encrypt=request.encrypt,
         verify=request.verify,
         max_downtime_ms=request.max_downtime_ms,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import kvmove
 from kvmove.migration.findings import Finding, blocker, warning
-from kvmove.migration.preflight_disks import DISK_CHECKS, STORAGE_CHECKS, Pair
+from kvmove.migration.preflight_disks import DISK_CHECKS, STORAGE_CHECKS, Pair, stays_in_place, storage_way
 from kvmove.migration.routes import describe_nics, routes
 from kvmove.model.host import HostStatus
 from kvmove.model.move import MoveRequest
@@ -58,14 +58,12 @@ def _hosts_answer(now: Situation) -> Iterator[Finding]:
 
 
 _STATE_REMEDY = {
-    VmState.OFF: "only running VMs can be moved in this version; start it: kvmove vm start {name}",
-    VmState.PAUSED: "only running VMs can be moved in this version; let it run first",
     VmState.INCOMING: "it is arriving by another move; wait until that has ended: kvmove task list",
     VmState.CRASHED: "its QEMU has ended; start it again: kvmove vm start {name}",
 }
 
 
-def _vm_runs(now: Situation) -> Iterator[Finding]:
+def _vm_can_move(now: Situation) -> Iterator[Finding]:
     name, state = now.vm.definition.name, now.vm.state
     if state in _STATE_REMEDY:  # `unknown` is the state of VMs on a host that does not answer, which is said already
         yield blocker(f"{name} is {state} on {now.vm.host}", _STATE_REMEDY[state].format(name=name))
@@ -120,8 +118,12 @@ def _qemu_is_not_older(pair: Pair) -> Iterator[Finding]:
         )
 
 
+def _is_off(pair: Pair) -> bool:
+    return pair.vm.state is VmState.OFF
+
+
 def _accelerator_fits(pair: Pair) -> Iterator[Finding]:
-    running, theirs = pair.vm.accelerator, pair.destination.accelerator
+    running, theirs = "" if _is_off(pair) else pair.vm.accelerator, pair.destination.accelerator
     asked = pair.vm.definition.accelerator
     there = theirs if asked == "auto" else asked
     name = pair.vm.definition.name
@@ -139,7 +141,7 @@ def _accelerator_fits(pair: Pair) -> Iterator[Finding]:
 
 def _memory_is_safe(pair: Pair) -> Iterator[Finding]:
     """QEMU before 8.2.3 and 9.0 loses writes of emulated guests of some sizes; see `qemu.accelerator`."""
-    if not pair.vm.accelerator:
+    if not pair.vm.accelerator or _is_off(pair):
         return
     accelerator: Accelerator = "kvm" if pair.vm.accelerator == "kvm" else "tcg"
     memory = guest_memory(pair.vm.definition, accelerator)
@@ -153,7 +155,7 @@ def _memory_is_safe(pair: Pair) -> Iterator[Finding]:
 
 def _memory_is_there(pair: Pair) -> Iterator[Finding]:
     needed, free = pair.vm.definition.memory, pair.destination.memory_free
-    if needed > free:
+    if needed > free and not _is_off(pair):
         yield blocker(
             f"{pair.destination.name} has {format_size(free)} of memory free, and {pair.vm.definition.name} needs "
             f"{format_size(needed)}",
@@ -178,12 +180,20 @@ def _nics_meet(pair: Pair) -> Iterator[Finding]:
             f"{pair.source.name} has no migration NIC {', '.join(unknown)}",
             f"its migration NICs are: {', '.join(known)}" if known else "list them in its agent.toml: [[nic]]",
         )
-    elif not routes(pair.source, pair.destination, pair.request.nics):
+    elif _needs_nics(pair) and not routes(pair.source, pair.destination, pair.request.nics):
         yield blocker(
             f"no migration NIC of {pair.source.name} reaches one of {pair.destination.name}: "
             f"{describe_nics(pair.source)}; {describe_nics(pair.destination)}",
             "give both hosts a NIC in a common network, and list it in their agent.toml: [[nic]]",
         )
+
+
+def _needs_nics(pair: Pair) -> bool:
+    """Not for a VM that is off, and whose disks stay or take the storage network."""
+    disks = pair.vm.definition.disks
+    moving = [disk for disk in disks if not stays_in_place(pair.request, disk, pair.source, pair.destination)]
+    over_storage = storage_way(pair.request, disks, pair.source, pair.destination).names
+    return not _is_off(pair) or (bool(moving) and not over_storage)
 
 
 def _encrypted(pair: Pair) -> Iterator[Finding]:
@@ -194,7 +204,7 @@ def _encrypted(pair: Pair) -> Iterator[Finding]:
         )
 
 
-_FIRST: tuple[Callable[[Situation], Iterator[Finding]], ...] = (_hosts_answer, _vm_runs, _vm_is_free)
+_FIRST: tuple[Callable[[Situation], Iterator[Finding]], ...] = (_hosts_answer, _vm_can_move, _vm_is_free)
 
 _SECOND: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _versions_fit,

@@ -16,7 +16,7 @@ from uuid import UUID
 from kvmove.migration.findings import Finding, blocker, warning
 from kvmove.model.host import DatastoreInfo, HostInfo
 from kvmove.model.move import DiskRequest, MoveRequest, Via
-from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning, VmStatus
+from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning, VmState, VmStatus
 from kvmove.units import format_size
 
 
@@ -129,7 +129,7 @@ def _datastores_exist(pair: Pair) -> Iterator[Finding]:
 def _staying_disks_are_not_cached(pair: Pair) -> Iterator[Finding]:
     """A host's page cache knows nothing of what another host writes to a file that both see."""
     cached = [disk.name for disk in pair.vm.definition.disks if _stays(pair, disk) and disk.cache != "none"]
-    if cached:
+    if cached and pair.vm.state is not VmState.OFF:
         yield blocker(
             f"disk {', '.join(cached)} stays on a datastore that both hosts share, and goes through the page cache of "
             "the host it runs on",

@@ -54,7 +54,7 @@ class ProgressMeter:
 
     def __init__(self, plan: MovePlan) -> None:
         self._sizes = {disk.name: disk.size for disk in plan.disks}
-        self._memory_size = plan.vm.memory
+        self._memory_size = plan.vm.memory if plan.moves_memory else 0
         self._total = sum(self._sizes.values()) + self._memory_size
         self._percent = 0.0
         self._done = 0
@@ -102,7 +102,7 @@ class ProgressMeter:
             self._done = max(self._done, copied + sent)
         if phase is Phase.COPYING_DISKS:
             self._growth.update(self._elapsed, self._done)
-        copying = _COPYING_SHARE * self._done / self._total
+        copying = _COPYING_SHARE * self._done / self._total if self._total else 0.0
         self._percent = max(self._percent, copying, _AT_LEAST.get(phase, 0.0))
 
     def _with_rate(self, nic: NicProgress) -> NicProgress:

@@ -12,12 +12,11 @@ The destination's half is `IncomingMove.recover`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from pathlib import Path
 
 from kvmove.client.agent import AgentClient
-from kvmove.errors import CheckFailed, KvmoveError, MoveFailed
+from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.migration.clean_up import give_away, stay
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import MoveJournal, Step
@@ -26,6 +25,7 @@ from kvmove.migration.move_record import record_under_way
 from kvmove.migration.phases import Course, HandOver
 from kvmove.migration.switchover import Decision, decide, pause
 from kvmove.model.move import MovePlan, Phase
+from kvmove.model.vm import Power
 from kvmove.qemu import run_control
 from kvmove.qemu.block_jobs import MirrorJob, MirrorSpec
 from kvmove.qemu.features import find_features
@@ -76,9 +76,13 @@ class MoveRecovery:
             await pause()
 
     def _instance(self) -> Instance | None:
-        with contextlib.suppress(CheckFailed):
-            return self._host.vms.instance(self.plan.vm.uuid)
-        return None
+        """:raise Unreachable: QEMU lives and does not answer yet: what became of the VM is not known."""
+        return self._host.vms.surviving(self.plan.vm.uuid)
+
+    def _ended(self, instance: Instance | None) -> Phase:
+        """How a move ends whose VM stays here."""
+        lost = instance is None and self.plan.power is not Power.OFF
+        return Phase.LOST if lost else Phase.ABORTED
 
     # Before YIELDED.
 
@@ -100,7 +104,7 @@ class MoveRecovery:
                 step=str(self._journal.steps.get(Step.REACHED, {}).get("phase", Phase.PREPARING)),
             )
         )
-        self.board.ended(Phase.ABORTED if instance is not None else Phase.LOST)
+        self.board.ended(self._ended(instance))
 
     async def _tell(self, destination: AgentClient) -> None:
         """A destination that cannot be told in time finds out from the registry."""
@@ -126,8 +130,7 @@ class MoveRecovery:
             await give_away(self._host, self.plan, destination, self.board, guest_ended=decision.guest_ended)
             return
         instance = self._instance()
-        if instance is not None:
-            await stay(self._host, self.plan, instance, record)
+        await stay(self._host, self.plan, instance, record)
         await self._tell(destination)
         self.board.failing(
             MoveFailed(
@@ -136,7 +139,7 @@ class MoveRecovery:
                 step=Phase.SWITCHING_OVER,
             )
         )
-        self.board.ended(Phase.ABORTED if instance is not None else Phase.LOST)
+        self.board.ended(self._ended(instance))
 
 
 async def undo_in_qemu(instance: Instance, plan: MovePlan) -> None:
@@ -147,7 +150,8 @@ async def undo_in_qemu(instance: Instance, plan: MovePlan) -> None:
     try:
         migration = Migration(instance.monitor, await find_features(instance.monitor))
         status = await give_up(migration, instance.oob)
-        if status is Status.COMPLETED or await run_control.run_state(instance.monitor) != run_control.RUNNING:
+        is_still = await run_control.run_state(instance.monitor) != run_control.RUNNING
+        if plan.power is Power.RUNNING and (status is Status.COMPLETED or is_still):
             await run_control.cont(instance.monitor)
             await run_control.announce_self(instance.monitor)
     except KvmoveError as error:

@@ -34,78 +34,37 @@ from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.new_disks import NewDisks
+from kvmove.migration.outgoing import require_power
+from kvmove.migration.procedure import COPY_LOOK_SECONDS, Procedure
 from kvmove.migration.switchover import DRAIN_SECONDS, SYNC_SECONDS, Timing, pause
 from kvmove.migration.watch import MoveWatch, VmLost, vm_lost
 from kvmove.model.move import MovePlan, Phase
+from kvmove.model.vm import Power
 from kvmove.mover.disk_move import DiskMove
 from kvmove.qemu import run_control
+from kvmove.qemu.instance import Instance
 from kvmove.qemu.migration import MigrationInfo, Status
+from kvmove.qemu.pivot import Pivot
 
 log = logging.getLogger(__name__)
 
-COPY_LOOK_SECONDS = 10.0
 
-
-class StorageMove:
-    """One storage move of this host. `run` it once; the board tells how far it is; `cancel` ends it before YIELDED."""
+class StorageMove(Procedure):
+    """One storage move of this host. `instance` None: the VM is off; there is no guest to stand still, and no QEMU to
+    be switched. A paused guest stays paused throughout."""
 
     def __init__(self, host: HostParts, plan: MovePlan, board: MoveBoard) -> None:
-        self.plan = plan
-        self.board = board
-        self._host = host
-        self._journal = host.outgoing.of(plan.move_id)
-        self._instance = host.vms.instance(plan.vm.uuid)
-        self._watch = MoveWatch(plan, self._instance)
+        self._instance = None if plan.power is Power.OFF else host.vms.instance(plan.vm.uuid)
+        super().__init__(host, plan, board, MoveWatch(plan, self._instance))
         self._new = NewDisks(host, plan)
         self._targets: list[RawTarget] = []
         self._disks: DiskMove
-        self._mirrors: DiskMirrors
-        self._yielded = False
 
-    def cancel(self) -> bool:
-        """Ask for the end of the move; False when it is too late for it."""
-        if not self._yielded:
-            self._watch.cancelled.set()
-        return not self._yielded
-
-    async def run(self) -> None:
-        """The whole move. How it ended is on the board and in the journal; failures are not raised."""
-        try:
-            stun_ms = await self._moved()
-            self.board.enter(Phase.CLEANING_UP)
-            await self._new.take(self._instance, self.board)
-            self.board.ended(Phase.COMPLETED, MigrationInfo(Status.COMPLETED, downtime_ms=round(stun_ms)))
-        except KvmoveError as error:
-            await self._failed(error)
-        except asyncio.CancelledError:
-            if not self._yielded:  # undone; after YIELDED the next start of the agent takes the move up
-                self.board.failing(MoveFailed("The agent was stopped while the disks moved."))
-                self.board.ended(Phase.ABORTED)
-            raise
-        finally:
-            if self.board.status().outcome is not None:
-                self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
-            self._watch.close()
-
-    async def _moved(self) -> float:
-        """How long the guest stood still (ms).
-
-        :raise KvmoveError: the move failed before YIELDED and was undone.
-        """
-        try:
-            async with AsyncExitStack() as release:
-                release.callback(self.board.stop_watching)
-                async with AsyncExitStack() as undo:
-                    try:
-                        return await self._phases(undo, release)
-                    except KvmoveError as error:
-                        self.board.failing(error)
-                        raise
-        except KvmoveError:
-            raise
-        except Exception as error:
-            log.exception("move %s failed", self.plan.move_id)
-            raise MoveFailed(f"The move failed by a defect of ours: {error!r}.") from error
+    async def _carry_out(self) -> None:
+        stun_ms = await self._unless_undone(self._phases)
+        self.board.enter(Phase.CLEANING_UP)
+        await self._new.take(self._instance, self.board)
+        self.board.ended(Phase.COMPLETED, MigrationInfo(Status.COMPLETED, downtime_ms=round(stun_ms)))
 
     async def _failed(self, error: KvmoveError) -> None:
         """The VM is on its old disks, as it was.
@@ -115,7 +74,7 @@ class StorageMove:
         """
         if self._yielded:
             raise error
-        if not self._instance.process.is_alive():
+        if not self._watch.vm_lives():
             error = vm_lost(self.plan)
         elif self._watch.guest_is_off:
             error.vm_state = f"off on {self._host.name}"
@@ -124,28 +83,34 @@ class StorageMove:
         self.board.ended(Phase.LOST if isinstance(error, VmLost) else Phase.ABORTED)
 
     async def _phases(self, undo: AsyncExitStack, release: AsyncExitStack) -> float:
+        """How long the guest stood still (ms)."""
         await self._watch.during(self._prepare(undo, release))
+        mirrors = None
+        if self._instance is not None:
+            mirrors = DiskMirrors(self._host, self.plan, self._instance, self._disks)
         self._enter(Phase.COPYING_DISKS)
-        await self._watch.during(self._copy_disks(undo, release))
+        await self._watch.during(self._copy_disks(mirrors, undo, release))
         self._enter(Phase.SWITCHING_OVER)
-        await self._add_images(undo)
         timing = Timing()
         began = time.monotonic()
-        await self._switch(undo, timing)
+        if self._instance is not None and mirrors is not None:
+            await self._add_images(self._instance, undo)
+            timing, began = Timing(), time.monotonic()
+            await self._switch(self._instance, mirrors, undo, timing)
+        await self._give_word()
         self._yielded = True
         undo.pop_all()  # from here the new disks are the VM's: the guest may write to them
         self.board.yielded()
         self.board.decided(by_destination=True, parts=timing.parts)
+        if self._instance is None:
+            return 0.0
         await self._new.let_run(self._instance, self.board)
         return (time.monotonic() - began) * 1000
-
-    def _enter(self, phase: Phase) -> None:
-        self.board.enter(phase)
-        self._journal.note(Step.REACHED, {"phase": phase})
 
     # Preparing.
 
     async def _prepare(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+        await require_power(self._host, self.plan)
         self._journal.write(Step.BEGAN, {"plan": self.plan.model_dump(mode="json")})
         undo.push_async_callback(self._surely, self._discard)
         self._targets = await self._new.make(release)
@@ -153,7 +118,6 @@ class StorageMove:
         offloads = [Offload(source, target) for source, target in zip(sources, self._targets, strict=True)]
         self._disks = DiskMove.within_host(offloads, self._host.mover)
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
-        self._mirrors = DiskMirrors(self._host, self.plan, self._instance, self._disks)
         self._watch.disks = self._disks
         self.board.watch_disks(self._disks)
         await asyncio.to_thread(self._disks.start, COPY_LOOK_SECONDS)
@@ -161,8 +125,9 @@ class StorageMove:
 
     # Disks.
 
-    async def _copy_disks(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
-        await self._mirrors.start(undo, release)
+    async def _copy_disks(self, mirrors: DiskMirrors | None, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+        if mirrors is not None:
+            await mirrors.start(undo, release)
         await reach("storage-mirroring")
         self._disks.start_copy()
         while not await asyncio.to_thread(self._disks.wait_copied, COPY_LOOK_SECONDS):
@@ -176,46 +141,41 @@ class StorageMove:
 
     # The switchover.
 
-    async def _add_images(self, undo: AsyncExitStack) -> None:
-        for pivot in self._new.pivots(self._instance):
+    async def _add_images(self, instance: Instance, undo: AsyncExitStack) -> None:
+        for pivot in self._new.pivots(instance):
             undo.push_async_callback(quietly, pivot.abandon)
             await pivot.prepare()
 
-    async def _switch(self, undo: AsyncExitStack, timing: Timing) -> None:
+    async def _switch(self, instance: Instance, mirrors: DiskMirrors, undo: AsyncExitStack, timing: Timing) -> None:
         """:raise KvmoveError: the old disks are the VM's still, and hold everything."""
-        monitor = self._instance.monitor
-        undo.push_async_callback(quietly, run_control.cont, monitor)
-        await run_control.stop(monitor)
+        if self.plan.power is Power.RUNNING:
+            undo.push_async_callback(quietly, run_control.cont, instance.monitor)
+            await run_control.stop(instance.monitor)
         timing.mark("stop")
         await self._settle()
         timing.mark("drain")
         self._disks.expect_mirrors_to_end()
-        await asyncio.gather(self._sync(), *(mirror.finish(timeout=SYNC_SECONDS) for mirror in self._mirrors.jobs))
+        await asyncio.gather(self._sync(), *(mirror.finish(timeout=SYNC_SECONDS) for mirror in mirrors.jobs))
         if not await asyncio.to_thread(self._disks.wait_settled, 0):
             raise MoveFailed("A write came after the guest was stopped.")
         timing.mark("sync")
         await reach("storage-synced")
         undo.push_async_callback(self._surely, self._switch_back)
-        for pivot in self._new.pivots(self._instance):
+        for pivot in self._new.pivots(instance):
             await pivot.switch()
         timing.mark("pivot")
         await reach("storage-pivoted")
-        self._require_going_on()
-        await self._yield()
 
     async def _settle(self) -> None:
         if not await asyncio.to_thread(self._disks.wait_settled, DRAIN_SECONDS):
             raise MoveFailed(f"The last disk writes could not be delivered within {DRAIN_SECONDS:.0f} s.")
 
-    def _require_going_on(self) -> None:
-        if self._watch.cancelled.is_set():
-            raise Cancelled("The operator cancelled the move.")
-        if not self._instance.process.is_alive():
-            raise vm_lost(self.plan)
-
     async def _switch_back(self) -> None:
-        for pivot in self._new.pivots(self._instance):
+        for pivot in self._pivots():
             await pivot.switch_back()
+
+    def _pivots(self) -> list[Pivot]:
+        return self._new.pivots(self._instance) if self._instance is not None else []
 
     async def _discard(self) -> None:
         await self._new.discard(self._instance)
@@ -229,20 +189,24 @@ class StorageMove:
             except KvmoveError as error:
                 log.error("move %s is not undone yet: %s", self.plan.move_id, error.detail)
                 self.board.message = f"the move is not undone yet: {error.detail}"
-                if not self._instance.process.is_alive():
+                if not self._watch.vm_lives():
                     return
                 await pause()
 
-    async def _yield(self) -> None:
+    async def _give_word(self) -> None:
         """Write YIELDED. What could not be written may be read all the same: so the guest goes on with its old disks
         only when there are no new ones that could be taken for the truth.
 
-        :raise MoveFailed: it could not be written; the new disks are gone.
+        :raise MoveFailed: it could not be written; the new disks are gone. :raise KvmoveError: it was not to be.
         """
+        if self._watch.cancelled.is_set():
+            raise Cancelled("The operator cancelled the move.")
+        if not self._watch.vm_lives():
+            raise vm_lost(self.plan)
         try:
             self._journal.write(Step.YIELDED, {})
         except OSError as error:
-            for pivot in self._new.pivots(self._instance):
+            for pivot in self._pivots():
                 await pivot.switch_back()
                 await pivot.abandon()
             await self._discard()

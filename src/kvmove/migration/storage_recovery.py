@@ -22,6 +22,7 @@ from kvmove.migration.recovery import abandon_mirrors
 from kvmove.migration.switchover import pause
 from kvmove.migration.watch import vm_lost
 from kvmove.model.move import Phase
+from kvmove.model.vm import Power
 from kvmove.qemu import run_control
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class StorageRecovery:
             await self._new.let_run(instance, self.board)
         if self.board.course.handed is HandOver.YIELDED:
             self.board.decided(by_destination=True, parts={})
-        if instance is None:
+        if instance is None and self.plan.power is not Power.OFF:
             await self._new.take(None, self.board)
             self.board.failing(vm_lost(self.plan))
             self.board.ended(Phase.LOST)
@@ -76,8 +77,8 @@ class StorageRecovery:
             pivots = self._new.pivots(instance) if self._new.are_there() else []
             for pivot in pivots:
                 await pivot.switch_back()
-            if await run_control.run_state(instance.monitor) not in (run_control.RUNNING, run_control.SHUTDOWN):
-                await run_control.cont(instance.monitor)
+            if self.plan.power is Power.RUNNING:
+                await run_control.go_on(instance.monitor)
             await abandon_mirrors(instance, self.plan)
             for pivot in pivots:
                 await pivot.abandon()
@@ -92,4 +93,5 @@ class StorageRecovery:
                 step=str(self._journal.steps.get(Step.REACHED, {}).get("phase", Phase.PREPARING)),
             )
         )
-        self.board.ended(Phase.ABORTED if instance is not None else Phase.LOST)
+        lost = instance is None and self.plan.power is not Power.OFF
+        self.board.ended(Phase.LOST if lost else Phase.ABORTED)

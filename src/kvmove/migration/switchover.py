@@ -72,23 +72,37 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class SwitchoverParts:
-    """What a switchover works with. `record` is the ownership as it is while the move is under way.
-
-    `memory_is_sent` is called once it is: from then on its channels may end.
-    """
+    """What a switchover works with. `record` is the ownership as it is while the move is under way."""
 
     plan: MovePlan
     host: HostParts
     destination: AgentClient
+    disks: DiskMove
+    record: Ownership
+
+
+@dataclass(frozen=True, slots=True)
+class LiveParts:
+    """What there is besides if the VM has a QEMU. `memory_is_sent` is called once it is: from then on its channels may
+    end."""
+
     instance: Instance
     migration: Migration
-    disks: DiskMove
     mirrors: list[MirrorJob]
-    record: Ownership
     memory_is_sent: Callable[[], None]
 
 
-async def send_rest(parts: SwitchoverParts, timing: Timing) -> MigrationInfo:
+async def settle(parts: SwitchoverParts, timing: Timing) -> None:
+    """All there is to do for a VM that is off: the destination has the disks on stable storage.
+
+    :raise KvmoveError: it has not; the caller undoes.
+    """
+    await asyncio.gather(_sync(parts), _require_registry(parts))
+    timing.mark("sync")
+    await reach("source-synced")
+
+
+async def send_rest(parts: SwitchoverParts, live: LiveParts, timing: Timing) -> MigrationInfo:
     """From `pre-switchover` to `completed`.
 
     :raise KvmoveError: a part failed; the guest stands still at the source, and the caller undoes.
@@ -102,16 +116,16 @@ async def send_rest(parts: SwitchoverParts, timing: Timing) -> MigrationInfo:
     parts.disks.expect_mirrors_to_end()
     await asyncio.gather(
         _sync(parts),
-        *(mirror.finish(timeout=SYNC_SECONDS) for mirror in parts.mirrors),
+        *(mirror.finish(timeout=SYNC_SECONDS) for mirror in live.mirrors),
     )
     if not await asyncio.to_thread(parts.disks.wait_settled, 0):
         raise MoveFailed("A write came after the guest was stopped.")
     timing.mark("sync")
     await reach("source-synced")
-    await parts.migration.continue_switchover()
-    info = await parts.migration.wait_status({Status.COMPLETED}, timeout=MEMORY_SECONDS)
-    parts.memory_is_sent()
-    await run_control.wait_state(parts.instance.monitor, run_control.POSTMIGRATE, timeout=MEMORY_SECONDS)
+    await live.migration.continue_switchover()
+    info = await live.migration.wait_status({Status.COMPLETED}, timeout=MEMORY_SECONDS)
+    live.memory_is_sent()
+    await run_control.wait_state(live.instance.monitor, run_control.POSTMIGRATE, timeout=MEMORY_SECONDS)
     timing.mark("memory")
     await reach("source-memory-sent")
     return info
@@ -197,4 +211,4 @@ async def decide(
 
 def _guest_ended(answer: Mapping[str, Any]) -> bool | None:
     """Whether the guest, handed over, has ended at the destination; None while it is not known to have run there."""
-    return {"running": False, "crashed": True}.get(str(answer.get("state")))
+    return {"taken": False, "crashed": True}.get(str(answer.get("state")))

@@ -48,24 +48,29 @@ def vm_lost(plan: MovePlan) -> VmLost:
 
 
 class MoveWatch:
-    """Watches one move; `run` ends only by raising what it saw. Without `destination` there is no other host in it."""
+    """Watches one move; `run` ends only by raising what it saw. Without `instance` the VM is off; without
+    `destination` there is no other host in it."""
 
-    def __init__(self, plan: MovePlan, instance: Instance, destination: AgentClient | None = None) -> None:
+    def __init__(self, plan: MovePlan, instance: Instance | None, destination: AgentClient | None = None) -> None:
         self.cancelled = asyncio.Event()
         self.destination_is_ready = False
         self.disks: DiskMove | None = None
         self.relay: RelayProcess | None = None
         self._broken_since: float | None = None
         self._plan = plan
-        self._instance = instance
+        self.instance = instance
         self._destination = destination
         self._heard = time.monotonic()
         self.guest_is_off = False
-        self.close = instance.monitor.on_event(self._listen)
+        self.close = instance.monitor.on_event(self._listen) if instance is not None else _nothing
 
     def _listen(self, event: Event) -> None:
         if event.name == "SHUTDOWN":
             self.guest_is_off = True
+
+    def vm_lives(self) -> bool:
+        """Whether the VM's QEMU has not ended; a VM that is off has none that could."""
+        return self.instance is None or self.instance.process.is_alive()
 
     async def run(self) -> NoReturn:
         """:raise KvmoveError: the move must end, and why."""
@@ -105,7 +110,7 @@ class MoveWatch:
     def _look(self) -> None:
         if self.cancelled.is_set():
             raise Cancelled("The operator cancelled the move.")
-        if not self._instance.process.is_alive():
+        if not self.vm_lives():
             raise vm_lost(self._plan)
         if self.guest_is_off:
             raise MoveFailed(
@@ -178,3 +183,7 @@ class MoveWatch:
             raise MoveFailed("The destination's agent was restarted while the VM moved.", hint="Move again.")
         if answer.get("state") != "prepared":
             raise MoveFailed(f"The destination says that the move is {answer.get('state')}.")
+
+
+def _nothing() -> None:
+    """There is no QEMU whose events were listened to."""

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from kvmove.model.names import Name
 from kvmove.model.strict import Strict
-from kvmove.model.vm import DiskFormat, Provisioning, VmDefinition
+from kvmove.model.vm import DiskFormat, Power, Provisioning, VmDefinition
 
 
 class Phase(StrEnum):
@@ -123,8 +123,8 @@ class MovePlan(Strict):
     """A move, decided: both agents act on this one object and on nothing else.
 
     `disks` are those whose data moves; `stays` those on datastores that both hosts share, which nobody copies, makes
-    or deletes. `vm` is the definition as it will be at the destination. `epoch` is that under which the source owns
-    the VM; the hand-over makes it `epoch + 1`.
+    or deletes. `vm` is the definition as it will be at the destination; `power` is how the VM was found. `epoch` is
+    that under which the source owns the VM; the hand-over makes it `epoch + 1`.
     """
 
     move_id: str
@@ -135,6 +135,7 @@ class MovePlan(Strict):
     routes: tuple[Route, ...]
     epoch: int
     stays: tuple[DiskPlacement, ...] = ()
+    power: Power = Power.RUNNING
     encrypt: bool = True
     verify: bool = False
     max_downtime_ms: int = 300
@@ -143,6 +144,11 @@ class MovePlan(Strict):
     def over_storage(self) -> bool:
         """Whether the source writes the disks to the destination's datastores by itself. All of them, or none."""
         return bool(self.disks) and all(disk.reached_as is not None for disk in self.disks)
+
+    @property
+    def moves_memory(self) -> bool:
+        """Whether there is memory to move: not where the VM stays in its QEMU, or is off."""
+        return self.kind is not MoveKind.STORAGE and self.power is not Power.OFF
 
     @property
     def kind(self) -> MoveKind:

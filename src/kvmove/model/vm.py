@@ -98,6 +98,14 @@ class VmState(StrEnum):
     UNKNOWN = "unknown"  # its host does not answer, or the QEMU on it does not
 
 
+class Power(StrEnum):
+    """How a VM moves: as it was found, so it is afterwards."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    OFF = "off"
+
+
 class VmStatus(Strict):
     """A VM as its host's agent sees it. `epoch` is the ownership under which this host runs it."""
 

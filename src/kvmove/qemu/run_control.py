@@ -58,6 +58,12 @@ async def cont(monitor: Monitor, *, timeout: float = STOP_SECONDS) -> None:
     await monitor.execute("cont", timeout=timeout)
 
 
+async def go_on(monitor: Monitor) -> None:
+    """Let a guest that stands still run; nothing happens when it runs, or has powered off. Raises as `cont` does."""
+    if await run_state(monitor) not in (RUNNING, SHUTDOWN):
+        await cont(monitor)
+
+
 async def stop(monitor: Monitor, *, timeout: float = STOP_SECONDS) -> None:
     """Stop the vCPUs, drain and flush the disks. Raises as `cont` does."""
     await monitor.execute("stop", timeout=timeout)

@@ -121,8 +121,8 @@ async def test_a_refused_start_leaves_the_vm_free_for_another(site: Site) -> Non
 
 
 async def test_every_blocker_is_named_at_once_and_nothing_begins(site: Site) -> None:
-    site.h1.status_of_vms = [samples.vm(state=VmState.OFF)]
-    with pytest.raises(CheckFailed, match=r"web1 is off.*"):
+    site.h1.status_of_vms = [samples.vm(state=VmState.CRASHED)]
+    with pytest.raises(CheckFailed, match=r"web1 is crashed.*"):
         await site.moves.start(REQUEST)
     assert site.book.all() == []
 

@@ -98,8 +98,6 @@ BLOCKED: dict[str, tuple[Change, str, str]] = {
         lambda f: replace(f, destination=f.destination.model_copy(update=SILENT | {"info": None})),
         *("h2 does not answer: connection refused", r"192\.168\.0\.2:7441"),
     ),
-    "off": (lambda f: f.of_vm(state=VmState.OFF), "web is off on h1", "kvmove vm start web"),
-    "paused": (lambda f: f.of_vm(state=VmState.PAUSED), "web is paused", "run first"),
     "incoming": (lambda f: f.of_vm(state=VmState.INCOMING), "web is incoming", "another move"),
     "crashed": (lambda f: f.of_vm(state=VmState.CRASHED), "web is crashed", "start it again"),
     "unregistered": (lambda f: replace(f, ownership=None), "no record of web", "restart kvmove-agent on h1"),
@@ -255,11 +253,26 @@ def test_all_blockers_are_named_at_once() -> None:
 
 
 def test_consequences_are_not_listed_beside_their_cause() -> None:
-    """A VM that is off has no accelerator to compare, and a silent host no NICs."""
-    facts = Facts().of_vm(state=VmState.OFF).of_destination(nics=(), bridges=())
+    """A VM that is gone has no accelerator to compare, and a silent host no NICs."""
+    facts = Facts().of_vm(state=VmState.CRASHED).of_destination(nics=(), bridges=())
     assert len(facts.check()) == 1
     silent = replace(facts.of_vm(state=VmState.UNKNOWN), source=facts.source.model_copy(update=SILENT))
     assert [finding.what for finding in silent.check()] == ["h1 does not answer: connection refused"]
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED, VmState.OFF])
+def test_a_vm_moves_as_it_is(state: VmState) -> None:
+    plan = Facts().of_vm(state=state).plan()
+    assert plan.power == state.value
+    assert plan.moves_memory == (state is not VmState.OFF)
+
+
+def test_a_vm_that_is_off_needs_no_memory_no_accelerator_and_on_shared_disks_no_nic() -> None:
+    off = Facts().of_vm(state=VmState.OFF)
+    changed = off.of_destination(memory_free=0, accelerator="kvm")
+    assert changed.check() == []
+    assert [finding.what for finding in off.of_destination(nics=()).check()] != []
+    assert cached(off).of_destination(datastores=(SHARED,), nics=()).check() == []
 
 
 def test_a_vm_that_asks_for_emulation_moves_to_a_host_with_kvm() -> None:

@@ -8,10 +8,12 @@ import pytest
 
 from kvmove.errors import MoveFailed
 from kvmove.migration import storage_move
+from kvmove.migration.disk_mirrors import DiskMirrors
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.storage_move import StorageMove
 from kvmove.migration.switchover import Timing
+from kvmove.qemu.instance import Instance
 from tests.support.nouns import move_plan
 
 
@@ -68,14 +70,16 @@ def move(said: list[str], settles: int) -> StorageMove:
     host = SimpleNamespace(vms=vms, outgoing=SimpleNamespace(of=lambda move_id: journal), datastores={})
     made = StorageMove(cast("HostParts", host), plan, MoveBoard(plan))
     vars(made).update(
-        _disks=Disks(settles), _mirrors=SimpleNamespace(jobs=[]), _new=SimpleNamespace(pivots=lambda _: [Pivot(said)])
+        _disks=Disks(settles), _new=SimpleNamespace(pivots=lambda _: [Pivot(said)])
     )  # fmt: skip
     return made
 
 
 async def switch(made: StorageMove) -> Any:
     async with AsyncExitStack() as undo:
-        await made._switch(undo, Timing())
+        mirrors = cast("DiskMirrors", SimpleNamespace(jobs=[]))
+        await made._switch(cast("Instance", made._instance), mirrors, undo, Timing())
+        await made._give_word()
         undo.pop_all()
 
 

@@ -1,0 +1,204 @@
+"""What every move to another host does at its source, whether there is a guest to be paused (source) or not (off_move).
+
+    prepare         begin at the registry        undo: abort at the registry
+                    destination makes ready      undo: destination abandons
+                    streams
+    hand over       the word is written; the registry decides; what is not this host's any more is given away
+
+Whatever happens before YIELDED, the VM stays at the source and the destination is clean, or finds out by itself from
+the registry. Deliberately not here: HTTP, tasks, and what a restarted agent owes (recovery).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import abstractmethod
+from contextlib import AsyncExitStack
+
+from kvmove.client.agent import AgentClient
+from kvmove.disk.offload import Offload
+from kvmove.errors import Cancelled, CheckFailed, KvmoveError, MoveFailed
+from kvmove.failpoints import reach
+from kvmove.migration.clean_up import give_away, stay
+from kvmove.migration.disk_mirrors import open_sources, quietly
+from kvmove.migration.host_parts import HostParts
+from kvmove.migration.journal import Step
+from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.move_record import record_before, record_under_way
+from kvmove.migration.procedure import Procedure
+from kvmove.migration.switchover import Decision, SwitchoverParts, Timing, hand_over
+from kvmove.migration.watch import MoveWatch, VmLost, vm_lost
+from kvmove.model.move import MovePlan, Phase, Route
+from kvmove.model.ownership import Ownership
+from kvmove.mover.disk_move import DiskMove
+from kvmove.pki.contexts import client_context
+from kvmove.pki.identity import Identity, Role
+from kvmove.qemu.instance import Instance
+from kvmove.qemu.migration import MigrationInfo
+from kvmove.registry import ownership
+from kvmove.registry.settle import swap_until_known
+from kvmove.transport.dial import Dialer
+from kvmove.transport.stream import Stream
+from kvmove.wire.handshake import StreamRole
+
+log = logging.getLogger(__name__)
+
+STREAM_SECONDS = 10.0
+
+
+class OutgoingMove(Procedure):
+    """One move out of this host; `instance` is the VM's QEMU, None for one that is off."""
+
+    def __init__(
+        self, host: HostParts, plan: MovePlan, ticket: bytes, board: MoveBoard, instance: Instance | None
+    ) -> None:
+        self._destination = AgentClient(plan.destination, host.pki)
+        super().__init__(host, plan, board, MoveWatch(plan, instance, self._destination))
+        context = client_context(host.pki) if plan.encrypt else None
+        self._dialer = Dialer(plan.move_id, ticket, context, Identity(Role.AGENT, plan.destination.name).dns_name)
+        self._record = record_before(plan)
+        self._info: MigrationInfo | None = None
+        self._disks: DiskMove
+
+    async def _carry_out(self) -> None:
+        decision = await self._unless_undone(self._phases)
+        await self._streams_ended()
+        if decision.record.owner == self._host.name:
+            await self._stay(decision.record)
+        else:
+            await give_away(
+                self._host, self.plan, self._destination, self.board, self._info, guest_ended=decision.guest_ended
+            )
+
+    @abstractmethod
+    async def _phases(self, undo: AsyncExitStack, release: AsyncExitStack) -> Decision:
+        """Up to the answer who owns the VM."""
+
+    async def _streams_ended(self) -> None:
+        """All that the streams have to tell for the report has been told when this returns."""
+
+    async def _stay(self, record: Ownership) -> None:
+        """:raise KvmoveError: always: the move failed."""
+        await stay(self._host, self.plan, self._watch.instance, record)
+        await self._tell_destination()
+        raise MoveFailed(
+            f"The destination could not take over VM {self.plan.vm.name}: {self.board.message.rstrip('.')}.",
+            hint="Look at the destination's agent, then move again.",
+        )
+
+    async def _failed(self, error: KvmoveError) -> None:
+        """The VM is the source's: end the move as failed, or as the VM's own end."""
+        if not self._watch.vm_lives():
+            error = vm_lost(self.plan)
+        self.board.failing(error, instead=isinstance(error, VmLost))
+        await self._see_that_it_goes_on(error)
+        self.board.ended(Phase.LOST if isinstance(error, VmLost) else Phase.ABORTED)
+
+    async def _see_that_it_goes_on(self, error: KvmoveError) -> None:
+        """What the task says of the VM must be true."""
+
+    async def _close(self) -> None:
+        await super()._close()
+        await self._destination.close()
+
+    # Preparing.
+
+    async def _prepare(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+        await self._require_power()
+        self._journal.write(Step.BEGAN, {"plan": self.plan.model_dump(mode="json")})
+        begun = record_under_way(self.plan)
+        undo.push_async_callback(quietly, self._abort_ownership, begun)
+        await self._host.registry.swap(self._record, begun)
+        self._record = begun
+        undo.push_async_callback(self._tell_destination)
+        await self._destination.prepare_incoming(self.plan.move_id, {})
+        self._watch.destination_is_ready = True
+        self._disks = self._disk_move(release)
+        release.push_async_callback(asyncio.to_thread, self._disks.stop)
+        self._watch.disks = self._disks
+        self.board.watch_disks(self._disks)
+        if self.plan.disks:
+            await asyncio.to_thread(self._disks.start, STREAM_SECONDS)
+        await reach("source-prepared")
+
+    async def _require_power(self) -> None:
+        """:raise CheckFailed: the VM is not as it was when the move was planned; nothing was changed."""
+        try:
+            await require_power(self._host, self.plan)
+        except CheckFailed:
+            self._host.vms.end_move(self.plan.vm.uuid, self.plan.epoch)
+            raise
+
+    def _disk_move(self, release: AsyncExitStack) -> DiskMove:
+        """To the destination's agent over the migration NICs, or straight into the disks that it has made."""
+        sources = open_sources(self._host, self.plan, release)
+        if not self.plan.over_storage:
+            return DiskMove(sources, self.plan.routes, self._dial_disk, self._host.mover)
+        offloads = []
+        for source, disk in zip(sources, self.plan.disks, strict=True):
+            store = self._host.datastores[disk.reached_as or disk.destination_datastore]
+            target = store.open_target(self.plan.vm.uuid, disk.name)
+            release.callback(target.close)
+            offloads.append(Offload(source, target))
+        return DiskMove.within_host(offloads, self._host.mover)
+
+    def _dial_disk(self, route: Route, number: int) -> Stream:
+        return self._dialer.open(route, StreamRole.DISK, number)
+
+    async def _abort_ownership(self, begun: Ownership) -> None:
+        """Undo of `begin`: the VM stays, under a new epoch."""
+        aborted = ownership.abort(begun, self.plan.move_id)
+        stored = await swap_until_known(self._host.registry, begun, aborted, self.board.waiting_for_registry)
+        self.board.message = ""
+        epoch = stored.epoch if stored is not None else self.plan.epoch
+        self._host.vms.end_move(self.plan.vm.uuid, epoch)
+
+    async def _tell_destination(self) -> None:
+        """Undo of `prepare`. A destination that cannot be told sees it at the registry."""
+        try:
+            await self._destination.abandon_incoming(self.plan.move_id, {})
+        except KvmoveError as error:
+            log.warning("move %s: the destination was not told: %s", self.plan.move_id, error.detail)
+
+    # Disks.
+
+    async def _copy_bulk(self) -> None:
+        """Until both sides are equal, but for what the guest writes from now on."""
+        self._disks.start_copy()
+        while not await asyncio.to_thread(self._disks.wait_copied, STREAM_SECONDS):
+            log.debug("move %s: the disks are not copied yet", self.plan.move_id)
+
+    # The hand-over.
+
+    def _switchover_parts(self) -> SwitchoverParts:
+        return SwitchoverParts(self.plan, self._host, self._destination, self._disks, self._record)
+
+    async def _hand_over(self, undo: AsyncExitStack, parts: SwitchoverParts, timing: Timing) -> Decision:
+        """:raise Cancelled: before the word was given."""
+        if self._watch.cancelled.is_set():
+            raise Cancelled("The operator cancelled the move.")
+        self._yielded = True
+        undo.pop_all()  # from here nothing is undone: the destination may let the guest run
+        self.board.yielded()
+        self._disks.end()
+        decision = await hand_over(parts, timing, self.board.in_doubt, unwritten=self._yield())
+        self.board.decided(by_destination=decision.record.owner != self._host.name, parts=timing.parts)
+        return decision
+
+    def _yield(self) -> str:
+        """Write YIELDED; why it could not be, if so."""
+        try:
+            self._journal.write(Step.YIELDED, {"epoch": self._record.epoch})
+        except OSError as error:
+            return f"the source's journal cannot be written: {error}"
+        return ""
+
+
+async def require_power(host: HostParts, plan: MovePlan) -> None:
+    """:raise CheckFailed: the VM is not running, paused or off as it was when the move was planned."""
+    power = await host.vms.power(plan.vm.uuid)
+    if power is not plan.power:
+        raise CheckFailed(
+            f"VM {plan.vm.name} is {power} now; it was {plan.power} when the move was planned", hint="Move it again."
+        )
