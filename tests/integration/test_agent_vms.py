@@ -227,7 +227,7 @@ async def test_a_vm_moves_from_one_host_to_another(tmp_path: Path) -> None:
         vm = await source.started()
         await until_it_writes(source.disk(vm))
         destination.stores["ds"].begin_incoming(vm.uuid, "m1")
-        destination.stores["ds"].create_disk(vm.uuid, "root", vm.disks[0].size)
+        destination.stores["ds"].create_disk(vm.uuid, vm.disks[0])
         source.vms.begin_move(vm.uuid, "m1")
         there = await destination.vms.start_incoming(vm, "m1")
         (arriving,) = await destination.vms.statuses()
@@ -271,7 +271,7 @@ async def hand_over(source: VmHost, destination: VmHost, vm: VmDefinition, socke
 async def arriving(host: VmHost) -> VmDefinition:
     vm = definition()
     host.stores["ds"].begin_incoming(vm.uuid, "m1")
-    host.stores["ds"].create_disk(vm.uuid, "root", vm.disks[0].size)
+    host.stores["ds"].create_disk(vm.uuid, vm.disks[0])
     await host.vms.start_incoming(vm, "m1")
     return vm
 

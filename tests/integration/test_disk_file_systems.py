@@ -18,6 +18,7 @@ from kvmove.disk.errors import DiskError
 from kvmove.disk.extents import extents
 from kvmove.disk.raw_file import RawFile, aligned_buffer
 from kvmove.disk.raw_target import RawTarget
+from kvmove.model.vm import DiskDefinition
 from tests.support.file_systems import cached, mounted
 
 pytestmark = pytest.mark.lab
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.lab
 MIB = 1024 * 1024
 SIZE = 16 * MIB + 512
 VM = UUID("11111111-2222-3333-4444-555555555555")
+ROOT = DiskDefinition(name="root", datastore="local", size=SIZE)
 
 
 @pytest.fixture(scope="module", params=["ext4-512", "xfs-512", "xfs-4096", "tmpfs-512"])
@@ -140,8 +142,8 @@ def test_a_full_file_system_is_told_and_does_not_look_like_zeroes(storage: tuple
 def test_a_datastore_lives_through_a_move_in_and_out(storage: tuple[str, Path]) -> None:
     store = Datastore.create("local", storage[1])
     store.begin_incoming(VM, "m1")
-    store.create_disk(VM, "root", SIZE, reserve=MIB)
-    with store.open_target(VM, "root") as target:
+    store.create_disk(VM, ROOT, reserve=MIB)
+    with store.open_target(VM, ROOT) as target:
         target.write_at(0, b"boot")
         target.sync()
     store.commit_incoming(VM, "m1")

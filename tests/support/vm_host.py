@@ -69,7 +69,7 @@ class VmHost:
 
     def disk(self, vm: VmDefinition) -> Path:
         """The file of the VM's first disk."""
-        return self.stores["ds"].disk_path(vm.uuid, vm.disks[0].name)
+        return self.stores["ds"].disk_path(vm.uuid, vm.disks[0])
 
     def leftovers(self, vm: UUID) -> list[Path]:
         """What is there of the VM's QEMU."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, CheckFailed, NotFound
-from kvmove.model.vm import DiskFormat, Provisioning, VmDefinition
+from kvmove.model.vm import VmDefinition
 
 
 class VmDisks:
@@ -28,7 +28,7 @@ class VmDisks:
         files = {}
         for disk in definition.disks:
             store = self._datastore(disk.datastore)
-            path = store.disk_path(definition.uuid, disk.name)
+            path = store.disk_path(definition.uuid, disk)
             if not path.is_file():
                 raise NotFound(f"Disk {disk.name} of VM {definition.name} is not there: {path}")
             if not incoming and (move := store.incoming_move(definition.uuid)) is not None:
@@ -48,10 +48,7 @@ class VmDisks:
     def make(self, definition: VmDefinition) -> None:
         """New, empty disks. After an error some may be there; `delete` them."""
         for disk in definition.disks:
-            if (disk.format, disk.provisioning) != (DiskFormat.RAW, Provisioning.THIN):
-                raise CheckFailed(f"disk {disk.name} is not raw and thin; this version makes no others")
-        for disk in definition.disks:
-            self._datastore(disk.datastore).create_disk(definition.uuid, disk.name, disk.size)
+            self._datastore(disk.datastore).create_disk(definition.uuid, disk)
 
     def delete(self, definition: VmDefinition) -> None:
         """All that the VM has in the datastores of its definition, beyond recovery."""

@@ -114,7 +114,7 @@ def _print(options: Options, found: VmStatus) -> None:
 def disk_file(host: HostInfo | None, vm: UUID, disk: DiskDefinition) -> str:
     """Where a disk's file is on its host (the layout of `disk.datastore`); empty when the host has not told."""
     stores = {store.name: store.path for store in host.datastores} if host else {}
-    return f"{stores[disk.datastore]}/{vm}/{disk.name}.raw" if disk.datastore in stores else ""
+    return f"{stores[disk.datastore]}/{vm}/{disk.name}.{disk.format}" if disk.datastore in stores else ""
 
 
 def _details(found: VmStatus, host: HostInfo | None) -> RenderableType:

@@ -1,7 +1,7 @@
 """A datastore: a directory with an identity file, in which the VMs' disks lie.
 
     .kvmove-datastore                       identity, {"id": uuid, "version": 1}
-    <uuid>/<disk>.raw                       the disks of a VM
+    <uuid>/<disk>.<format>                  the disks of a VM, `.raw` or `.qcow2`
     <uuid>/.incoming-<move id>              the folder is partial, see `incoming`
     .kvmove-quarantine/<uuid>.<move id>/    what a finished move left behind, see `quarantine`
 
@@ -27,9 +27,10 @@ from kvmove.disk.folder import Folder
 from kvmove.disk.quarantine import Quarantined
 from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
-from kvmove.errors import Busy, InvalidInput, KvmoveError, NotFound
+from kvmove.errors import Busy, CheckFailed, InvalidInput, KvmoveError, NotFound
 from kvmove.model.host import DatastoreInfo
 from kvmove.model.names import NAME_PATTERN
+from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning
 
 IDENTITY = ".kvmove-datastore"
 VERSION = 1
@@ -91,29 +92,30 @@ class Datastore:
 
     # Disks
 
-    def disk_path(self, vm: UUID, disk: str) -> Path:
+    def disk_path(self, vm: UUID, disk: DiskDefinition) -> Path:
         """Where this disk lies or will lie, for QEMU's command line."""
         path = self._path_of(vm, disk)
-        with self._root(f"find {vm}/{disk}") as root:
+        with self._root(f"find {vm}/{disk.name}") as root:
             if root.has(str(vm)):
                 with root.folder(str(vm)) as folder:
                     if folder.has(path.name):
                         folder.require_file(path.name)
         return path
 
-    def create_disk(self, vm: UUID, disk: str, size: int, *, reserve: int = 0) -> Path:
-        """A new disk of `size` bytes without data, durable; the VM's folder is made when there is none.
+    def create_disk(self, vm: UUID, disk: DiskDefinition, *, reserve: int = 0) -> Path:
+        """A new disk without data, durable; the VM's folder is made when there is none.
 
         `reserve` bytes must be free now. For a VM that moves in call `begin_incoming` before.
 
-        :raise CheckFailed: too little is free.
+        :raise CheckFailed: too little is free, or this version makes no such disk.
         """
         path = self._path_of(vm, disk)
-        with self._root(f"make {vm}/{disk}") as root:
+        _require_known(disk)
+        with self._root(f"make {vm}/{disk.name}") as root:
             is_new = not root.has(str(vm))
             with root.make_folder(str(vm)) if is_new else root.folder(str(vm)) as folder:
                 try:
-                    with RawTarget.create(path, size, reserve=reserve, dir_fd=folder.fileno()) as target:
+                    with RawTarget.create(path, disk.size, reserve=reserve, dir_fd=folder.fileno()) as target:
                         target.sync()
                 except KvmoveError:
                     if is_new:
@@ -123,16 +125,16 @@ class Datastore:
             root.sync()
         return path
 
-    def open_source(self, vm: UUID, disk: str, *, direct: bool) -> RawFile:
+    def open_source(self, vm: UUID, disk: DiskDefinition, *, direct: bool) -> RawFile:
         """The disk, to be read; `direct` past the page cache."""
         path = self._path_of(vm, disk)
-        with self._root(f"open {vm}/{disk}") as root, root.folder(str(vm)) as folder:
+        with self._root(f"open {vm}/{disk.name}") as root, root.folder(str(vm)) as folder:
             return RawFile(path, direct=direct, dir_fd=folder.fileno())
 
-    def open_target(self, vm: UUID, disk: str) -> RawTarget:
+    def open_target(self, vm: UUID, disk: DiskDefinition) -> RawTarget:
         """The disk, to be written."""
         path = self._path_of(vm, disk)
-        with self._root(f"open {vm}/{disk}") as root, root.folder(str(vm)) as folder:
+        with self._root(f"open {vm}/{disk.name}") as root, root.folder(str(vm)) as folder:
             return RawTarget(path, dir_fd=folder.fileno())
 
     def delete_vm(self, vm: UUID) -> None:
@@ -207,8 +209,8 @@ class Datastore:
 
     # Inside
 
-    def _path_of(self, vm: UUID, disk: str) -> Path:
-        return self.path / str(vm) / f"{_checked(disk, 'disk')}.raw"
+    def _path_of(self, vm: UUID, disk: DiskDefinition) -> Path:
+        return self.path / str(vm) / f"{_checked(disk.name, 'disk')}.{disk.format}"
 
     @contextmanager
     def _root(self, what: str) -> Iterator[Folder]:
@@ -250,6 +252,11 @@ def _checked(name: str, kind: str) -> str:
     if not _NAME.fullmatch(name):
         raise InvalidInput(f"{name!r} cannot be the name of a {kind}", hint="Use letters, digits and inner . _ - only.")
     return name
+
+
+def _require_known(disk: DiskDefinition) -> None:
+    if (disk.format, disk.provisioning) != (DiskFormat.RAW, Provisioning.THIN):
+        raise CheckFailed(f"disk {disk.name} is not raw and thin; this version makes no others")
 
 
 def _uuid(name: str) -> UUID | None:

@@ -84,7 +84,7 @@ async def _own_digests(host: HostParts, plan: MovePlan) -> dict[str, str]:
     """Empty for a disk that an interrupted clean-up has put aside already."""
     digests = {}
     for disk in plan.disks:
-        path = host.datastores[disk.source_datastore].disk_path(plan.vm.uuid, disk.name)
+        path = host.datastores[disk.source_datastore].disk_path(plan.vm.uuid, plan.old_disk(disk))
         with contextlib.suppress(FileNotFoundError):
             digests[disk.name] = await asyncio.to_thread(disk_digest, path)
     return digests

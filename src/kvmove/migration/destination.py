@@ -148,8 +148,9 @@ class IncomingMove:
             if store is None:
                 raise CheckFailed(f"host {self._host.name} has no datastore {disk.destination_datastore}")
             await asyncio.to_thread(store.begin_incoming, vm, self.plan.move_id)
-            await asyncio.to_thread(store.create_disk, vm, disk.name, disk.size, reserve=disk.size)
-            self._targets.append(store.open_target(vm, disk.name))
+            new = self.plan.new_disk(disk)
+            await asyncio.to_thread(store.create_disk, vm, new, reserve=new.size)
+            self._targets.append(store.open_target(vm, new))
         targets: list[TargetDisk] = list(self._targets)
         self._receiver = DiskReceiver(targets)
 
@@ -211,7 +212,7 @@ class IncomingMove:
         for disk in self.plan.disks if self.plan.verify else ():
             store = self._host.datastores.get(disk.destination_datastore)
             if store is not None:
-                frozen = store.disk_path(self.plan.vm.uuid, disk.name).with_suffix(FROZEN)
+                frozen = store.disk_path(self.plan.vm.uuid, self.plan.new_disk(disk)).with_suffix(FROZEN)
                 if frozen.exists():
                     self._frozen[disk.name] = frozen
 

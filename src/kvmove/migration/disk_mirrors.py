@@ -37,7 +37,7 @@ def open_sources(host: HostParts, plan: MovePlan, release: AsyncExitStack) -> li
     for placement in plan.disks:
         disk = definitions[placement.name]
         store = host.datastores[disk.datastore]
-        source = store.open_source(plan.vm.uuid, disk.name, direct=disk.cache == "none")
+        source = store.open_source(plan.vm.uuid, disk, direct=disk.cache == "none")
         release.callback(source.close)
         sources.append(source)
     return sources

@@ -41,8 +41,9 @@ class NewDisks:
         for disk in self._plan.disks:
             store = self._host.datastores[disk.destination_datastore]
             await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id)
-            await asyncio.to_thread(store.create_disk, self._vm, disk.name, disk.size, reserve=disk.size)
-            target = store.open_target(self._vm, disk.name)
+            new = self._plan.new_disk(disk)
+            await asyncio.to_thread(store.create_disk, self._vm, new, reserve=new.size)
+            target = store.open_target(self._vm, new)
             release.callback(target.close)
             targets.append(target)
         return targets
@@ -54,7 +55,7 @@ class NewDisks:
                 instance,
                 self._plan.vm,
                 disk.name,
-                self._host.datastores[disk.destination_datastore].disk_path(self._vm, disk.name),
+                self._host.datastores[disk.destination_datastore].disk_path(self._vm, self._plan.new_disk(disk)),
             )
             for disk in self._plan.disks
         ]

@@ -138,7 +138,7 @@ class OutgoingMove(Procedure):
         offloads = []
         for source, disk in zip(sources, self.plan.disks, strict=True):
             store = self._host.datastores[disk.reached_as or disk.destination_datastore]
-            target = store.open_target(self.plan.vm.uuid, disk.name)
+            target = store.open_target(self.plan.vm.uuid, self.plan.new_disk(disk))
             release.callback(target.close)
             offloads.append(Offload(source, target))
         return DiskMove.within_host(offloads, self._host.mover)

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from kvmove.model.names import Name
 from kvmove.model.strict import Strict
-from kvmove.model.vm import DiskFormat, Power, Provisioning, VmDefinition
+from kvmove.model.vm import DiskDefinition, DiskFormat, Power, Provisioning, VmDefinition
 
 
 class Phase(StrEnum):
@@ -144,6 +144,15 @@ class MovePlan(Strict):
     def over_storage(self) -> bool:
         """Whether the source writes the disks to the destination's datastores by itself. All of them, or none."""
         return bool(self.disks) and all(disk.reached_as is not None for disk in self.disks)
+
+    def new_disk(self, placement: DiskPlacement) -> DiskDefinition:
+        """The disk as it will be at the destination."""
+        return next(disk for disk in self.vm.disks if disk.name == placement.name)
+
+    def old_disk(self, placement: DiskPlacement) -> DiskDefinition:
+        """The disk as it is at the source, to be found and read: its provisioning there is not told."""
+        there = {"datastore": placement.source_datastore, "format": placement.source_format}
+        return self.new_disk(placement).model_copy(update=there)
 
     @property
     def moves_memory(self) -> bool:

@@ -67,7 +67,7 @@ def test_disks_of_an_unfinished_move_are_for_the_move_alone(stores: dict[str, Da
 def test_disks_that_lie_there_already_are_not_taken_for_new_ones(stores: dict[str, Datastore]) -> None:
     disks = VmDisks(stores)
     disks.require_none(TWO_STORES)
-    stores["slow"].create_disk(WEB1, "data", MIB)
+    stores["slow"].create_disk(WEB1, TWO_STORES.disks[1])
     with pytest.raises(Busy, match="Datastore slow has disks"):
         disks.require_none(TWO_STORES)
 

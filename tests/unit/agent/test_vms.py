@@ -64,7 +64,7 @@ async def test_a_registry_that_is_down_leaves_nothing_and_a_second_try_succeeds(
 
 async def test_disks_that_were_there_before_survive_a_refused_definition(host: VmHost) -> None:
     vm = definition()
-    old = host.stores["ds"].create_disk(vm.uuid, "root", DISK_SIZE)
+    old = host.stores["ds"].create_disk(vm.uuid, vm.disks[0])
     with pytest.raises(Busy, match="has disks"):
         await host.vms.define(vm)
     assert old.is_file()

@@ -117,7 +117,7 @@ def test_the_file_of_a_disk_is_shown_where_the_datastore_has_it(
     tmp_path: Path, manager: FakeManager, kvmove: Kvmove
 ) -> None:
     store = Datastore.create("local", tmp_path)
-    file = store.create_disk(samples.WEB1, "root", 1 << 20)
+    file = store.create_disk(samples.WEB1, samples.vm().definition.disks[0])
     info = samples.host_info().model_copy(update={"datastores": (store.info(),)})
     manager.answers["GET /vms/web1"] = samples.vm()
     manager.answers["GET /hosts/h1"] = HostStatus(name="h1", control=info.control, reachable=True, info=info)

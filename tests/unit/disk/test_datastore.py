@@ -11,12 +11,21 @@ import pytest
 from kvmove.disk.datastore import IDENTITY, Datastore
 from kvmove.disk.errors import DiskError
 from kvmove.errors import Busy, CheckFailed, InvalidInput, NotFound
+from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning
 
 VM = UUID("11111111-2222-3333-4444-555555555555")
 OTHER = UUID("11111111-2222-3333-4444-666666666666")
 MIB = 1024 * 1024
 
 HOSTILE = ["../x", "..", ".", "", "a/b", "/etc/passwd", ".hidden", "a\0b", "a\n", "-x-", "a" * 64, "a b", "ä", "x,y=z"]
+
+
+def disk(name: str, size: int = MIB) -> DiskDefinition:
+    """Any name: nothing has checked it before."""
+    return DiskDefinition(name="x", datastore="local", size=size).model_copy(update={"name": name})
+
+
+ROOT = disk("root")
 
 
 @pytest.fixture
@@ -82,7 +91,7 @@ def test_info_tells_size_and_free_space(store: Datastore, path: Path) -> None:
     "act",
     [
         lambda store: store.info(),
-        lambda store: store.create_disk(VM, "root", MIB),
+        lambda store: store.create_disk(VM, ROOT),
         lambda store: store.begin_incoming(VM, "m1"),
         lambda store: store.quarantine(VM, "m1"),
         lambda store: store.purge(0),
@@ -102,56 +111,69 @@ def test_nothing_is_done_once_the_file_system_is_gone(
 
 
 def test_a_disk_lies_where_the_vm_and_its_name_say(store: Datastore, path: Path) -> None:
-    made = store.create_disk(VM, "root", 10 * MIB)
-    assert made == store.disk_path(VM, "root") == path / str(VM) / "root.raw"
+    made = store.create_disk(VM, disk("root", 10 * MIB))
+    assert made == store.disk_path(VM, ROOT) == path / str(VM) / "root.raw"
     assert made.stat().st_size == 10 * MIB
     assert made.stat().st_blocks == 0
     assert made.parent.stat().st_mode & 0o777 == 0o700
-    store.create_disk(VM, "data", MIB)
+    store.create_disk(VM, disk("data"))
     assert tree(path) == [str(VM), f"{VM}/data.raw", f"{VM}/root.raw"]
     assert store.vms() == [VM]
 
 
 def test_a_disk_is_read_and_written_through_its_name(store: Datastore) -> None:
-    store.create_disk(VM, "root", MIB)
-    with store.open_target(VM, "root") as target:
+    store.create_disk(VM, ROOT)
+    with store.open_target(VM, ROOT) as target:
         target.write_at(100, b"hello")
         target.sync_folder()
-    with store.open_source(VM, "root", direct=True) as source:
+    with store.open_source(VM, ROOT, direct=True) as source:
         buffer = memoryview(bytearray(5))
         source.read_into(buffer, 100)
         assert bytes(buffer) == b"hello"
     with pytest.raises(DiskError):
-        store.open_source(VM, "none", direct=False)
+        store.open_source(VM, disk("none"), direct=False)
     with pytest.raises(NotFound):
-        store.open_target(OTHER, "root")
+        store.open_target(OTHER, ROOT)
 
 
 def test_a_disk_is_made_once_and_only_where_there_is_room(store: Datastore, path: Path) -> None:
     with pytest.raises(CheckFailed):
-        store.create_disk(VM, "root", MIB, reserve=2**60)
+        store.create_disk(VM, ROOT, reserve=2**60)
     assert tree(path) == []
-    store.create_disk(VM, "root", MIB)
+    store.create_disk(VM, ROOT)
     with pytest.raises(DiskError, match="File exists"):
-        store.create_disk(VM, "root", MIB)
+        store.create_disk(VM, ROOT)
     assert tree(path) == [str(VM), f"{VM}/root.raw"]
+
+
+def test_the_files_of_a_disk_in_two_formats_are_two(store: Datastore) -> None:
+    qcow2 = ROOT.model_copy(update={"format": DiskFormat.QCOW2})
+    assert store.disk_path(VM, qcow2).name == "root.qcow2"
+    assert store.disk_path(VM, ROOT).name == "root.raw"
+
+
+@pytest.mark.parametrize("change", [{"format": DiskFormat.QCOW2}, {"provisioning": Provisioning.THICK}])
+def test_a_disk_that_cannot_be_made_yet_is_refused(store: Datastore, path: Path, change: dict[str, str]) -> None:
+    with pytest.raises(CheckFailed, match="disk root"):
+        store.create_disk(VM, ROOT.model_copy(update=change))
+    assert tree(path) == []
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_that_could_leave_the_datastore_are_refused(store: Datastore, tmp_path: Path, name: str) -> None:
     before = tree(tmp_path)
     for act in (
-        lambda: store.disk_path(VM, name),
-        lambda: store.create_disk(VM, name, MIB),
-        lambda: store.open_source(VM, name, direct=False),
-        lambda: store.open_target(VM, name),
+        lambda: store.disk_path(VM, disk(name)),
+        lambda: store.create_disk(VM, disk(name)),
+        lambda: store.open_source(VM, disk(name), direct=False),
+        lambda: store.open_target(VM, disk(name)),
         lambda: store.begin_incoming(VM, name),
         lambda: store.commit_incoming(VM, name),
         lambda: Datastore.open(name, store.path),
     ):
         with pytest.raises(InvalidInput):
             act()
-    store.create_disk(VM, "root", MIB)
+    store.create_disk(VM, ROOT)
     with pytest.raises(InvalidInput):
         store.quarantine(VM, name)
     with pytest.raises(InvalidInput):
@@ -164,19 +186,19 @@ def test_links_are_not_followed(store: Datastore, path: Path, tmp_path: Path) ->
     outside.mkdir()
     (outside / "root.raw").write_bytes(b"precious")
     (path / str(OTHER)).symlink_to(outside)
-    store.create_disk(VM, "root", MIB)
+    store.create_disk(VM, ROOT)
     (path / str(VM) / "link.raw").symlink_to(outside / "root.raw")
     (path / str(VM) / "dangling.raw").symlink_to(outside / "new.raw")
     opens: list[Callable[[UUID, str], object]] = [
-        store.disk_path,
-        store.open_target,
-        lambda vm, disk: store.create_disk(vm, disk, MIB),
-        lambda vm, disk: store.open_source(vm, disk, direct=False),
+        lambda vm, name: store.disk_path(vm, disk(name)),
+        lambda vm, name: store.open_target(vm, disk(name)),
+        lambda vm, name: store.create_disk(vm, disk(name)),
+        lambda vm, name: store.open_source(vm, disk(name), direct=False),
     ]
-    for vm, disk in ((OTHER, "root"), (OTHER, "new"), (VM, "link"), (VM, "dangling")):
+    for vm, name in ((OTHER, "root"), (OTHER, "new"), (VM, "link"), (VM, "dangling")):
         for open_ in opens:
             with pytest.raises(DiskError):
-                open_(vm, disk)
+                open_(vm, name)
     moves: list[Callable[[UUID, str], object]] = [store.begin_incoming, store.discard_incoming, store.quarantine]
     for act in moves:
         with pytest.raises(DiskError):
@@ -191,7 +213,7 @@ def test_links_are_not_followed(store: Datastore, path: Path, tmp_path: Path) ->
 def test_a_quarantine_that_is_a_link_is_not_followed(store: Datastore, path: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (path / ".kvmove-quarantine").symlink_to(tmp_path / "outside")
-    store.create_disk(VM, "root", MIB)
+    store.create_disk(VM, ROOT)
     with pytest.raises(DiskError):
         store.quarantine(VM, "m1")
     assert store.vms() == [VM]
@@ -199,8 +221,8 @@ def test_a_quarantine_that_is_a_link_is_not_followed(store: Datastore, path: Pat
 
 
 def test_deleting_takes_this_vm_and_no_other(store: Datastore) -> None:
-    store.create_disk(VM, "root", MIB)
-    store.create_disk(OTHER, "root", MIB)
+    store.create_disk(VM, ROOT)
+    store.create_disk(OTHER, ROOT)
     store.delete_vm(VM)
     store.delete_vm(VM)
     assert store.vms() == [OTHER]
@@ -210,7 +232,7 @@ def test_deleting_takes_this_vm_and_no_other(store: Datastore) -> None:
 def test_a_move_in_is_partial_until_it_is_committed(store: Datastore, path: Path) -> None:
     store.begin_incoming(VM, "m1")
     store.begin_incoming(VM, "m1")
-    store.create_disk(VM, "root", MIB)
+    store.create_disk(VM, ROOT)
     assert store.incoming_move(VM) == "m1"
     store.commit_incoming(VM, "m1")
     store.commit_incoming(VM, "m1")
@@ -220,7 +242,7 @@ def test_a_move_in_is_partial_until_it_is_committed(store: Datastore, path: Path
 
 def test_a_partial_folder_belongs_to_its_own_move(store: Datastore, path: Path) -> None:
     store.begin_incoming(VM, "m1")
-    store.create_disk(VM, "root", MIB)
+    store.create_disk(VM, ROOT)
     before = tree(path)
     for act in (
         lambda: store.begin_incoming(VM, "m2"),
@@ -236,7 +258,7 @@ def test_a_partial_folder_belongs_to_its_own_move(store: Datastore, path: Path) 
 
 
 def test_a_whole_folder_is_no_moves_to_take_or_discard(store: Datastore, path: Path) -> None:
-    store.create_disk(VM, "root", MIB)
+    store.create_disk(VM, ROOT)
     with pytest.raises(Busy):
         store.begin_incoming(VM, "m1")
     with pytest.raises(Busy):
@@ -246,7 +268,7 @@ def test_a_whole_folder_is_no_moves_to_take_or_discard(store: Datastore, path: P
 
 def test_discarding_leaves_nothing_and_may_be_repeated(store: Datastore, path: Path) -> None:
     store.begin_incoming(VM, "m1")
-    store.create_disk(VM, "root", MIB)
+    store.create_disk(VM, ROOT)
     store.discard_incoming(VM, "m1")
     store.discard_incoming(VM, "m1")
     assert store.vms() == []
@@ -268,8 +290,8 @@ def test_a_folder_never_appears_without_its_marker(store: Datastore, path: Path)
 
 
 def test_quarantined_disks_are_kept_whole_and_no_vms(store: Datastore, path: Path) -> None:
-    store.create_disk(VM, "root", MIB)
-    with store.open_target(VM, "root") as held:
+    store.create_disk(VM, ROOT)
+    with store.open_target(VM, ROOT) as held:
         where = store.quarantine(VM, "m1")
         held.write_at(0, b"still open")
     assert where == path / ".kvmove-quarantine" / f"{VM}.m1"
@@ -283,7 +305,7 @@ def test_quarantined_disks_are_kept_whole_and_no_vms(store: Datastore, path: Pat
 
 def test_only_what_is_old_enough_is_purged(store: Datastore, path: Path) -> None:
     for vm, move_id in ((VM, "old"), (OTHER, "new")):
-        store.create_disk(vm, "root", MIB)
+        store.create_disk(vm, ROOT)
         tombstone = store.quarantine(vm, move_id) / "tombstone.json"
     old = path / ".kvmove-quarantine" / f"{VM}.old" / "tombstone.json"
     content = json.loads(old.read_text())
@@ -303,14 +325,14 @@ def test_leftovers_of_a_deletion_are_purged_at_any_age(store: Datastore, path: P
 def test_a_vm_may_come_back_and_leave_again(store: Datastore) -> None:
     for move_id in ("m1", "m3"):
         store.begin_incoming(VM, f"in-{move_id}")
-        store.create_disk(VM, "root", MIB)
+        store.create_disk(VM, ROOT)
         store.commit_incoming(VM, f"in-{move_id}")
         store.quarantine(VM, move_id)
     assert sorted(kept.move_id for kept in store.quarantined()) == ["m1", "m3"]
 
 
 def test_an_interrupted_quarantine_is_finished_by_the_next_call(store: Datastore, path: Path) -> None:
-    store.create_disk(VM, "root", MIB)
+    store.create_disk(VM, ROOT)
     (path / str(VM) / "tombstone.json").write_text("{}")
     store.quarantine(VM, "m1")
     assert [kept.move_id for kept in store.quarantined()] == ["m1"]
@@ -318,12 +340,12 @@ def test_an_interrupted_quarantine_is_finished_by_the_next_call(store: Datastore
 
 def test_no_file_stays_open(store: Datastore) -> None:
     before = open_files()
-    store.create_disk(VM, "root", MIB)
-    store.open_source(VM, "root", direct=False).close()
-    store.open_target(VM, "root").close()
+    store.create_disk(VM, ROOT)
+    store.open_source(VM, ROOT, direct=False).close()
+    store.open_target(VM, ROOT).close()
     store.quarantine(VM, "m1")
     with pytest.raises(NotFound):
-        store.open_target(VM, "root")
+        store.open_target(VM, ROOT)
     store.purge(0)
     assert open_files() == before
 
@@ -348,8 +370,8 @@ def test_a_purge_beside_deletions_disturbs_none(tmp_path: Path, by_another_host:
     try:
         for _ in range(60):
             vm = uuid4()
-            for disk in range(8):
-                store.create_disk(vm, f"d{disk}", 4096)
+            for number in range(8):
+                store.create_disk(vm, disk(f"d{number}", 4096))
             store.delete_vm(vm)
     finally:
         ended.set()

@@ -18,7 +18,7 @@ from kvmove.migration.routes import routes
 from kvmove.model.host import DatastoreInfo, HostInfo, HostStatus, MigrationNic
 from kvmove.model.move import MoveKind, MovePlan, MoveRequest, Via
 from kvmove.model.ownership import Ownership, OwnershipState
-from kvmove.model.vm import VmState, VmStatus
+from kvmove.model.vm import DiskFormat, VmState, VmStatus
 from kvmove.units import GIB, MIB
 from tests.support.nouns import VM, host_status, move_plan, vm_status
 
@@ -158,6 +158,14 @@ def test_a_datastore_that_is_asked_for_takes_all_disks_and_is_in_the_definition(
     assert [(it.name, it.source_datastore, it.destination_datastore) for it in plan.disks] == expected
     assert [disk.datastore for disk in plan.vm.disks] == ["fast", "fast"]
     assert plan.vm.model_copy(update={"disks": ()}) == vm_status().definition.model_copy(update={"disks": ()})
+
+
+def test_the_plan_tells_both_images_of_a_disk() -> None:
+    plan = Facts().ask(datastore="fast").plan()
+    placement = plan.disks[1].model_copy(update={"source_format": DiskFormat.QCOW2})
+    old, new = plan.old_disk(placement), plan.new_disk(placement)
+    assert (old.name, old.datastore, old.format, old.size) == ("data", "local", DiskFormat.QCOW2, 2 * GIB)
+    assert (new.name, new.datastore, new.format, new.size) == ("data", "fast", DiskFormat.RAW, 2 * GIB)
 
 
 def test_disks_stay_on_a_datastore_that_both_hosts_reach_whatever_it_is_called_there() -> None:
