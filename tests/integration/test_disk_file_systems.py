@@ -51,7 +51,7 @@ def disk(storage: tuple[str, Path]) -> Iterator[Path]:
 
 def test_holes_are_told_and_cost_no_space(disk: Path) -> None:
     with RawFile(disk) as source:
-        found = list(extents(source.fileno(), 0, SIZE - 512))
+        found = list(extents(source.file, 0, SIZE - 512))
         assert next(extent for extent in found if extent.is_data) == (4 * MIB, 2 * MIB, True)
         assert found[0] == (0, 4 * MIB, False)
         assert sum(extent.length for extent in found) == SIZE - 512

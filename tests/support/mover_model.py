@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kvmove.disk.extents import Extent
 from kvmove.mover import bulk_copy
@@ -28,7 +29,10 @@ READ_AHEAD = 3
 class ModelDisk:
     """A source disk in memory, in which grains of zeroes are holes."""
 
+    path = Path("model")
+    file = None
     is_direct = True
+    is_overlay = False
 
     def __init__(self, size: int) -> None:
         self.content = bytearray(size)
@@ -37,9 +41,6 @@ class ModelDisk:
     def size(self) -> int:
         return len(self.content)
 
-    def fileno(self) -> int:
-        return -1
-
     def extents(self, start: int, end: int) -> Iterator[Extent]:
         for at in range(start, end, GRAIN):
             size = min(GRAIN, end - at)
@@ -47,6 +48,12 @@ class ModelDisk:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         buffer[:] = self.content[offset : offset + len(buffer)]
+
+    def drop_cache(self, offset: int, length: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 @dataclass

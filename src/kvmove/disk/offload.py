@@ -5,7 +5,8 @@
     KERNEL_COPY      copy_file_range(2)             the file system, or its server, copies; no data passes through here
     READ_WRITE       reads and writes of ours       everything, but it always works
 
-Nobody asks beforehand what the two can do: the best rung is tried on the first range. A rung that they refuse is not
+A disk that is no plain file, such as a qcow2 image, is read and written. Of two files nobody asks beforehand what they
+can do: the best rung is tried on the first range. A rung that they refuse is not
 tried again, unless the range alone is to blame: one that does not begin and end at a block's edge.
 
 Invariant: a range that was moved holds at the target what the source held at some moment during `move`, for each byte;
@@ -28,8 +29,8 @@ from enum import StrEnum
 from kvmove.disk.clone import REFUSALS
 from kvmove.disk.errors import disk_error
 from kvmove.disk.extents import split_zeroes
-from kvmove.disk.raw_file import ALIGNMENT, RawFile, aligned_buffer
-from kvmove.disk.raw_target import RawTarget
+from kvmove.disk.interface import SourceDisk, TargetDisk
+from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.units import MIB
 
 _FICLONERANGE = 0x4020940D
@@ -82,12 +83,18 @@ class Offload:
     Several threads may move different ranges. `moved` counts bytes for each rung and only grows.
     """
 
-    def __init__(self, source: RawFile, target: RawTarget, ladder: Sequence[tuple[Rung, RangeCopy]] = LADDER) -> None:
+    def __init__(
+        self, source: SourceDisk, target: TargetDisk, ladder: Sequence[tuple[Rung, RangeCopy]] = LADDER
+    ) -> None:
         self.source = source
         self.target = target
         self.moved = dict.fromkeys(Rung, 0)
-        self._ladder = tuple(ladder)
-        self._block = max(os.fstatvfs(target.fileno()).f_bsize, ALIGNMENT)
+        self._ladder: tuple[tuple[Rung, RangeCopy], ...] = ()
+        self._files, self._block = (-1, -1), ALIGNMENT
+        if source.file is not None and target.file is not None:
+            self._ladder = tuple(ladder)
+            self._files = (source.file, target.file)
+            self._block = max(os.fstatvfs(target.file).f_bsize, ALIGNMENT)
         self._buffers: list[memoryview] = []
         self._lock = threading.Lock()
 
@@ -100,7 +107,7 @@ class Offload:
         """
         for rung, copy in self._ladder:
             try:
-                copy(self.source.fileno(), self.target.fileno(), offset, length)
+                copy(*self._files, offset, length)
             except OSError as error:
                 if error.errno not in REFUSALS:
                     what = f"take {length} bytes at {offset} of {self.source.path} ({rung})"

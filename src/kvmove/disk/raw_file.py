@@ -35,8 +35,10 @@ def aligned_buffer(size: int) -> memoryview:
 class RawFile:
     """A raw image, read only. With `dir_fd`, `path` is for messages and its last part is looked up in that folder.
 
-    `size` in bytes, as it was when opened. Reads may come from any number of threads.
+    `size` in bytes, as it was when opened. Reads may come from any number of threads. See `interface.SourceDisk`.
     """
+
+    is_overlay = False
 
     def __init__(self, path: Path, *, direct: bool = False, dir_fd: int | None = None) -> None:
         """Open it. A symbolic link is refused. Where the file system knows no direct reads, they are buffered.
@@ -52,7 +54,9 @@ class RawFile:
             raise disk_error("open it", path, error) from error
         self.size = os.fstat(self._fd).st_size
 
-    def fileno(self) -> int:
+    @property
+    def file(self) -> int:
+        """The descriptor."""
         return self._fd
 
     def read_into(self, buffer: memoryview, offset: int) -> None:

@@ -19,6 +19,7 @@ from typing import Self
 
 from kvmove.disk.errors import disk_error
 from kvmove.disk.fallocate import punch_hole
+from kvmove.disk.folder import Folder
 from kvmove.disk.raw_file import ALIGNMENT, address_of
 from kvmove.errors import CheckFailed
 from kvmove.units import MIB, format_size
@@ -32,8 +33,10 @@ DIRECT_LEAST = 64 * 1024
 
 
 class RawTarget:
-    """A raw image, open for writing. Offsets and lengths in bytes, of any alignment. Safe for several threads that
-    write different ranges. With `dir_fd`, `path` is for messages and its last part is looked up in that folder.
+    """A raw image, open for writing; see `interface.TargetDisk`. Offsets and lengths in bytes, of any alignment. Safe
+    for several threads that write different ranges.
+
+    With `dir_fd`, `path` is for messages and its last part is looked up in that folder.
     """
 
     def __init__(self, path: Path, *, dir_fd: int | None = None) -> None:
@@ -72,7 +75,9 @@ class RawTarget:
         self._can_punch = True
         self._direct_fd = _open_direct(fd)
 
-    def fileno(self) -> int:
+    @property
+    def file(self) -> int:
+        """The descriptor."""
         return self._fd
 
     def write_at(self, offset: int, data: memoryview | bytes) -> None:
@@ -139,11 +144,8 @@ class RawTarget:
         :raise DiskError: the storage failed.
         """
         try:
-            fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            with Folder.at(self.path.parent) as folder:
+                folder.sync()
         except OSError as error:
             raise disk_error("make its folder durable", self.path, error) from error
 

@@ -3,7 +3,8 @@
 A region is looked at only after it is COPYING (region_map): holes are asked for, and data is read, inside this
 generator, never before. A guest write that comes in between is mirrored and sent behind the region's bulk data.
 
-- Holes are not sent at all while the destination holds nothing of the region, else as ZEROES.
+- Holes are not sent at all while the destination reads as zeroes there, else as ZEROES. It does while it holds nothing
+  of the region, unless the disk is an overlay: then it reads as the images below.
 - Zeroes that the source stores are sent as ZEROES too, so a thin destination stays thin.
 - A read error ends the move: the range is named, and never filled with zeroes.
 
@@ -14,16 +15,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from kvmove.disk.extents import GRANULARITY, is_zero, split_zeroes
+from kvmove.disk.interface import SourceDisk as SourceDisk
 from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.wire import frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kvmove.disk.extents import Extent
     from kvmove.mover.region_map import RegionCopy
 
 CHUNK = 256 * 1024
@@ -42,28 +43,6 @@ EDGE = ALIGNMENT
 
 WINDOW = SMALL + EDGE
 """Bytes read at once for short extents: each of them fits, whatever its alignment."""
-
-
-class SourceDisk(Protocol):
-    """What the bulk copy needs of a disk. Offsets and lengths in bytes."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def is_direct(self) -> bool:
-        """Whether reads bypass the page cache; then they are aligned, and `sendfile` is no use."""
-
-    def fileno(self) -> int: ...
-
-    def extents(self, start: int, end: int) -> Iterator[Extent]:
-        """Data and holes of [start, end) in order, without gaps, looked up as they are asked for."""
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` from `offset`.
-
-        :raise KvmoveError: the disk cannot be read there; names the range.
-        """
 
 
 class Buffer:
@@ -94,7 +73,8 @@ class BulkFrame:
     """What is sent at once: `encoded`, and behind it either `data`, or `size` bytes of the source's file, or nothing.
 
     `encoded` is a frame's header; or whole frames with their data, then `count` says how many. `size` is the bytes of
-    the disk's data in it. `buffer` is what holds `data`, to be released once sent.
+    the disk's data in it. `buffer` is what holds `data`, to be released once sent. `file` is the source's
+    descriptor and `file_offset` where in it the bytes lie.
     """
 
     encoded: bytes
@@ -102,14 +82,17 @@ class BulkFrame:
     count: int = 1
     data: memoryview | None = None
     buffer: Buffer | None = None
-    file_offset: int | None = None
+    file: int | None = None
+    file_offset: int = 0
 
 
 def region_frames(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, *, use_sendfile: bool) -> Iterator[BulkFrame]:
     """The frames of one visit to a region, each read only when it is asked for, in no particular order.
 
-    With `use_sendfile` data goes from the page cache to the socket without us, but for places that look like zeroes.
+    With `use_sendfile`, if the disk is a file, data goes from the page cache to the socket without us, but for places
+    that look like zeroes.
     """
+    file = disk.file if use_sendfile else None
     short = _ShortFrames(disk, copy, pool.window)
     for offset, length, is_data in disk.extents(copy.offset, copy.offset + copy.length):
         if not is_data:
@@ -119,8 +102,8 @@ def region_frames(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, *, use_s
             size = min(CHUNK, offset + length - start)
             if size < SMALL:
                 short.add_data(start, size)
-            elif use_sendfile and not _may_be_zero(disk, start, size):
-                yield BulkFrame(frames.data_header(copy.disk, start, size), size, file_offset=start)
+            elif file is not None and not _may_be_zero(file, start, size):
+                yield BulkFrame(frames.data_header(copy.disk, start, size), size, file=file, file_offset=start)
             else:
                 yield from _read_chunk(disk, copy, pool, (start, size))
         if short.size >= CHUNK:
@@ -148,7 +131,7 @@ class _ShortFrames:
 
     def add_zeroes(self, offset: int, length: int) -> None:
         """Tell of a range without data, unless the destination cannot hold anything there yet."""
-        if not self._copy.untouched:
+        if not _reads_as_zeroes(self._disk, self._copy):
             self._parts.append(frames.zeroes(self._copy.disk, offset, length))
             self.count += 1
 
@@ -179,9 +162,14 @@ class _ShortFrames:
         return self._window[at : at + length]
 
 
-def _may_be_zero(disk: SourceDisk, offset: int, length: int) -> bool:
+def _reads_as_zeroes(disk: SourceDisk, copy: RegionCopy) -> bool:
+    """Whether the destination has zeroes in this region where nothing is sent."""
+    return copy.untouched and not disk.is_overlay
+
+
+def _may_be_zero(file: int, offset: int, length: int) -> bool:
     """A look at the first bytes of each grain: random data says no at once."""
-    return any(not any(os.pread(disk.fileno(), 64, at)) for at in range(offset, offset + length, ZERO_GRAIN))
+    return any(not any(os.pread(file, 64, at)) for at in range(offset, offset + length, ZERO_GRAIN))
 
 
 def _read_chunk(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, extent: tuple[int, int]) -> Iterator[BulkFrame]:
@@ -200,5 +188,5 @@ def _read_chunk(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, extent: tu
     for begin, length, data in pieces:
         if data is not None:
             yield BulkFrame(frames.data_header(copy.disk, start + begin, length) + data, length)
-        elif not copy.untouched:
+        elif not _reads_as_zeroes(disk, copy):
             yield BulkFrame(frames.zeroes(copy.disk, start + begin, length))

@@ -8,7 +8,7 @@ Several of these share a move as several streams do; a region is only ever with 
   applied behind the region's bulk.
 - Between two extents of a region, mirrored writes of other regions go first. So one waits behind one extent at most,
   and an extent ends with its region (REGION_SIZE of disk_move).
-- Holes cost nothing while the target holds nothing of the region; else they are punched.
+- Holes cost nothing while the target reads as zeroes there (see bulk_copy); else they are punched.
 
 Acknowledged means applied, not durable: `wrote` tells the background sync what to make durable. A disk that cannot be
 read or written ends the move.
@@ -122,14 +122,15 @@ class LocalCopy(threading.Thread):
 
     def _copy_extent(self, copy: RegionCopy, extent: Extent) -> bool:
         """False if the copy was abandoned, and nothing more of it may be done."""
-        if copy.untouched and not extent.is_data:
-            return True
         offload = self._offloads[copy.disk]
+        reads_as_zeroes = copy.untouched and not offload.source.is_overlay
+        if reads_as_zeroes and not extent.is_data:
+            return True
         with self._engine.lock:
             if not self._dispatcher.frames_queued(copy, 1, extent.length if extent.is_data else 0):
                 return False
         if extent.is_data:
-            offload.move(extent.offset, extent.length, untouched=copy.untouched)
+            offload.move(extent.offset, extent.length, untouched=reads_as_zeroes)
         else:
             offload.target.write_zeroes(extent.offset, extent.length)
         self._wrote(extent.length)

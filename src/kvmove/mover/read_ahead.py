@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kvmove.disk.interface import SourceDisk
 from kvmove.errors import KvmoveError
-from kvmove.mover.bulk_copy import BufferPool, BulkFrame, SourceDisk, region_frames
+from kvmove.mover.bulk_copy import BufferPool, BulkFrame, region_frames
 from kvmove.mover.region_map import RegionCopy
 from kvmove.transport.priority import yield_to_guests
 

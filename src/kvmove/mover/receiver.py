@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
+from kvmove.disk.interface import TargetDisk as TargetDisk
 from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.errors import KvmoveError
 from kvmove.mover.background_sync import BackgroundSync
@@ -42,19 +42,6 @@ ACK_LINGER = 0.005
 """Seconds that an acknowledgement of nothing but bulk frames may wait for more of them: no guest waits for it."""
 
 SEND_TIMEOUT = 15.0
-
-
-class TargetDisk(Protocol):
-    """What the receiver needs of a destination disk. Offsets and lengths in bytes; errors name disk and range."""
-
-    @property
-    def size(self) -> int: ...
-
-    def write_at(self, offset: int, view: memoryview) -> None: ...
-
-    def write_zeroes(self, offset: int, length: int) -> None: ...
-
-    def sync(self) -> None: ...
 
 
 class DiskReceiver:

@@ -161,15 +161,15 @@ class Sender(threading.Thread):
                 return True
             wanted = dispatcher.frames_queued(read.copy, frame.count, frame.size)
         if wanted:
-            self._queue_frame(stream, read.copy.disk, frame)
+            self._queue_frame(stream, frame)
         elif frame.buffer is not None:
             frame.buffer.release()
         return True
 
-    def _queue_frame(self, stream: Stream, disk: int, frame: BulkFrame) -> None:
+    def _queue_frame(self, stream: Stream, frame: BulkFrame) -> None:
         stream.queue(frame.encoded)
-        if frame.file_offset is not None:
-            stream.queue_file(self._engine.disks[disk].fileno(), frame.file_offset, frame.size)
+        if frame.file is not None:
+            stream.queue_file(frame.file, frame.file_offset, frame.size)
         elif frame.data is not None:
             stream.queue(frame.data, frame.buffer.release if frame.buffer is not None else None)
 

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
+from kvmove.disk.interface import SourceDisk
 from kvmove.errors import KvmoveError
-from kvmove.mover.bulk_copy import SourceDisk
 from kvmove.mover.dispatcher import Dispatcher
 
 

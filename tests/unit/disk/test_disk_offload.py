@@ -51,7 +51,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def is_equal(offload: Offload, offset: int, length: int) -> bool:
-    return os.pread(offload.source.fileno(), length, offset) == os.pread(offload.target.fileno(), length, offset)
+    source, target = offload.source.path.read_bytes(), offload.target.path.read_bytes()
+    return source[offset : offset + length] == target[offset : offset + length]
 
 
 @pytest.mark.parametrize("number", REFUSALS)
@@ -98,7 +99,7 @@ def test_stored_zeroes_become_holes_when_they_are_read(make: Make) -> None:
         file.write(bytes(MIB))
     offload.move(0, SIZE, untouched=True)
     assert is_equal(offload, 0, SIZE)
-    assert offload.target.allocated() <= 2 * MIB + 64 * 1024
+    assert offload.target.path.stat().st_blocks * 512 <= 2 * MIB + 64 * 1024
 
 
 def test_zeroes_are_written_over_what_a_failed_try_left(make: Make) -> None:
@@ -115,7 +116,7 @@ def test_zeroes_are_written_over_what_a_failed_try_left(make: Make) -> None:
 
 def test_zeroes_are_written_over_what_was_there(make: Make) -> None:
     offload = make()
-    offload.target.write_at(0, b"old" * 1000)
+    offload.target.write_at(0, memoryview(b"old" * 1000))
     with offload.source.path.open("r+b") as file:
         file.write(bytes(MIB))
     offload.move(0, MIB, untouched=False)
