@@ -12,7 +12,7 @@ import pytest
 from kvmove.disk.offload import Offload, Rung
 from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
-from kvmove.mover.disk_move import DiskMove, MoverSettings
+from kvmove.mover.disk_move import DiskMove, MoverSettings, MovingDisk
 from kvmove.units import MIB
 from tests.support.file_systems import cached, mounted
 from tests.support.writing_guest import FakeMirror, Guest, make_source
@@ -43,7 +43,7 @@ class LocalMove:
         disk = self._undo.enter_context(RawFile(self.source, direct=direct))
         self._undo.callback(self.target.unlink, missing_ok=True)
         self.disk = self._undo.enter_context(RawTarget.create(self.target, SIZE))
-        self.move = DiskMove.within_host([Offload(disk, self.disk)], MoverSettings())
+        self.move = DiskMove.within_host([MovingDisk(disk)], [Offload(disk, self.disk)], MoverSettings())
         self.mirror = FakeMirror()
         self.move.mirror(0).server = self.mirror
 

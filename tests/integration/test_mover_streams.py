@@ -13,7 +13,7 @@ from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
 from kvmove.model.move import Route
 from kvmove.mover.bulk_copy import ZERO_GRAIN
-from kvmove.mover.disk_move import DiskMove, MoverSettings
+from kvmove.mover.disk_move import DiskMove, MoverSettings, MovingDisk
 from kvmove.mover.receiver import DiskReceiver
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.contexts import client_context, server_context
@@ -79,7 +79,8 @@ def setup(
     routes = [Route(nic=nic, source_address="127.0.0.1", destination_address="127.0.0.1", port=destination.port)
               for nic in ("mig0", "mig1")]  # fmt: skip
     disk = RawFile(source)
-    move = DiskMove([disk], routes, lambda route, number: dialer.open(route, StreamRole.DISK, number), MoverSettings())
+    disks = [MovingDisk(disk)]
+    move = DiskMove(disks, routes, lambda route, number: dialer.open(route, StreamRole.DISK, number), MoverSettings())
     yield move, destination, tmp_path
     move.stop()
     destination.close()

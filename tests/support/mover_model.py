@@ -15,7 +15,7 @@ from pathlib import Path
 from kvmove.disk.extents import Extent
 from kvmove.mover import bulk_copy
 from kvmove.mover.bulk_copy import BufferPool, BulkFrame, region_frames
-from kvmove.mover.dispatcher import Dispatcher, Limits, WritePiece
+from kvmove.mover.dispatcher import DiskTerms, Dispatcher, Limits, WritePiece
 from kvmove.mover.region_map import RegionCopy
 from kvmove.wire import frames
 from kvmove.wire.frames import FrameKind
@@ -96,14 +96,17 @@ class MoverModel:
 
     disk_type: type[ModelDisk] = ModelDisk
 
-    def __init__(self, sizes: list[int], make: Callable[[list[int], int, Limits], Dispatcher] = Dispatcher) -> None:
+    def __init__(
+        self, disks: list[DiskTerms], make: Callable[[list[DiskTerms], int, Limits], Dispatcher] = Dispatcher
+    ) -> None:
         bulk_copy.CHUNK, bulk_copy.ZERO_GRAIN, bulk_copy.EDGE = CHUNK, GRAIN, GRAIN
         bulk_copy.SMALL = GRAIN + 1
         self.limits = Limits(high_mark=24, low_mark=8, budget=2.0)
-        self.dispatcher = make(sizes, REGION, self.limits)
+        self.terms = disks
+        self.dispatcher = make(disks, REGION, self.limits)
         self.dispatcher.copying = True
-        self.sources = [self.disk_type(size) for size in sizes]
-        self.targets = [bytearray(size) for size in sizes]
+        self.sources = [self.disk_type(disk.size) for disk in disks]
+        self.targets = [bytearray(disk.size) if disk.blank else bytearray(b"?" * disk.size) for disk in disks]
         self.arriving: list[Mirrored] = []
         self.streams: dict[int, ModelStream] = {}
         self.unanswered: set[int] = set()
@@ -235,7 +238,11 @@ class MoverModel:
     # Judgement.
 
     def check(self) -> None:
-        """The invariant: a settled region is equal on both sides, but for writes that are still arriving."""
+        """The invariants: a settled region is equal on both sides, but for writes that are still arriving; disks that
+        are copied at once share no place."""
+        copied = [terms.places for terms, disk in zip(self.terms, self.dispatcher.disks, strict=True)
+                  if disk.regions.copies]  # fmt: skip
+        assert len(frozenset().union(*copied)) == sum(map(len, copied)), "one place, one disk"
         for number, disk in enumerate(self.dispatcher.disks):
             regions = disk.regions
             assert disk.buffered >= 0

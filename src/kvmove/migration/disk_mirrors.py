@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import ParamSpec
 
@@ -17,7 +17,7 @@ from kvmove.disk.raw_file import RawFile
 from kvmove.errors import KvmoveError
 from kvmove.migration.host_parts import HostParts
 from kvmove.model.move import MovePlan
-from kvmove.mover.disk_move import DiskMove
+from kvmove.mover.disk_move import DiskMove, MovingDisk
 from kvmove.nbd.server import NbdServer
 from kvmove.qemu.block_jobs import MirrorJob, MirrorSpec, drain
 from kvmove.qemu.instance import Instance
@@ -41,6 +41,14 @@ def open_sources(host: HostParts, plan: MovePlan, release: AsyncExitStack) -> li
         release.callback(source.close)
         sources.append(source)
     return sources
+
+
+def moving_disks(plan: MovePlan, sources: Sequence[RawFile]) -> list[MovingDisk]:
+    """The disks of `plan`, read from `sources`: one that is copied keeps both its datastores busy."""
+    return [
+        MovingDisk(source, frozenset({f"source:{disk.source_datastore}", f"destination:{disk.destination_datastore}"}))
+        for disk, source in zip(plan.disks, sources, strict=True)
+    ]
 
 
 class DiskMirrors:

@@ -21,7 +21,7 @@ from kvmove.disk.offload import Offload
 from kvmove.errors import Cancelled, CheckFailed, KvmoveError, MoveFailed
 from kvmove.failpoints import reach
 from kvmove.migration.clean_up import give_away, stay
-from kvmove.migration.disk_mirrors import open_sources, quietly
+from kvmove.migration.disk_mirrors import moving_disks, open_sources, quietly
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
 from kvmove.migration.move_board import MoveBoard
@@ -133,15 +133,16 @@ class OutgoingMove(Procedure):
     def _disk_move(self, release: AsyncExitStack) -> DiskMove:
         """To the destination's agent over the migration NICs, or straight into the disks that it has made."""
         sources = open_sources(self._host, self.plan, release)
+        disks = moving_disks(self.plan, sources)
         if not self.plan.over_storage:
-            return DiskMove(sources, self.plan.routes, self._dial_disk, self._host.mover)
+            return DiskMove(disks, self.plan.routes, self._dial_disk, self._host.mover)
         offloads = []
         for source, disk in zip(sources, self.plan.disks, strict=True):
             store = self._host.datastores[disk.reached_as or disk.destination_datastore]
             target = store.open_target(self.plan.vm.uuid, self.plan.new_disk(disk))
             release.callback(target.close)
             offloads.append(Offload(source, target))
-        return DiskMove.within_host(offloads, self._host.mover)
+        return DiskMove.within_host(disks, offloads, self._host.mover)
 
     def _dial_disk(self, route: Route, number: int) -> Stream:
         return self._dialer.open(route, StreamRole.DISK, number)

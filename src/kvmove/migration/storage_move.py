@@ -29,7 +29,7 @@ from kvmove.disk.offload import Offload
 from kvmove.disk.raw_target import RawTarget
 from kvmove.errors import Cancelled, KvmoveError, MoveFailed
 from kvmove.failpoints import reach
-from kvmove.migration.disk_mirrors import DiskMirrors, open_sources, quietly
+from kvmove.migration.disk_mirrors import DiskMirrors, moving_disks, open_sources, quietly
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
 from kvmove.migration.move_board import MoveBoard
@@ -116,7 +116,7 @@ class StorageMove(Procedure):
         self._targets = await self._new.make(release)
         sources = open_sources(self._host, self.plan, release)
         offloads = [Offload(source, target) for source, target in zip(sources, self._targets, strict=True)]
-        self._disks = DiskMove.within_host(offloads, self._host.mover)
+        self._disks = DiskMove.within_host(moving_disks(self.plan, sources), offloads, self._host.mover)
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
         self._watch.disks = self._disks
         self.board.watch_disks(self._disks)

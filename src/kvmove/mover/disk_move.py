@@ -22,7 +22,7 @@ from kvmove.errors import KvmoveError, MoveFailed, Unreachable
 from kvmove.model.move import Route
 from kvmove.mover.background_sync import BackgroundSync
 from kvmove.mover.bulk_copy import SourceDisk
-from kvmove.mover.dispatcher import Dispatcher, Limits
+from kvmove.mover.dispatcher import DiskTerms, Dispatcher, Limits
 from kvmove.mover.forward_mode import ForwardMode
 from kvmove.mover.local_copy import LocalCopy
 from kvmove.mover.sender import Sender
@@ -52,6 +52,19 @@ class MoverSettings:
     write_deadline: float = 2.0
     give_up: float = 30.0
     streams_per_route: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MovingDisk:
+    """What is needed of one disk of a move; `places` and `blank` as in `dispatcher.DiskTerms`."""
+
+    source: SourceDisk
+    places: frozenset[str] = frozenset()
+    blank: bool = True
+
+    def terms(self) -> DiskTerms:
+        """What decisions need of it."""
+        return DiskTerms(self.source.size, self.places, self.blank)
 
 
 class MirrorServer(Protocol):
@@ -139,7 +152,7 @@ class DiskMove:
 
     def __init__(
         self,
-        disks: Sequence[SourceDisk],
+        disks: Sequence[MovingDisk],
         routes: Sequence[Route],
         dial: Callable[[Route, int], Stream],
         settings: MoverSettings,
@@ -147,8 +160,8 @@ class DiskMove:
         per_disk = max(settings.forward_buffer // max(len(disks), 1), 4 * REGION_SIZE)
         limits = Limits(high_mark=per_disk, low_mark=per_disk // 4, budget=settings.budget)
         self.lock = threading.Lock()
-        self.dispatcher = Dispatcher([disk.size for disk in disks], REGION_SIZE, limits)
-        self.disks = disks
+        self.dispatcher = Dispatcher([disk.terms() for disk in disks], REGION_SIZE, limits)
+        self.disks: Sequence[SourceDisk] = [disk.source for disk in disks]
         self.stopping = threading.Event()
         self.failure: KvmoveError | None = None
         self._settings = settings
@@ -171,13 +184,13 @@ class DiskMove:
         self._watch = threading.Thread(target=self._watch_time, name="move-watch", daemon=True)
 
     @classmethod
-    def within_host(cls, offloads: Sequence[Offload], settings: MoverSettings) -> Self:
-        """A move of disks between datastores of this host: each from its offload's source to its target.
+    def within_host(cls, disks: Sequence[MovingDisk], offloads: Sequence[Offload], settings: MoverSettings) -> Self:
+        """A move of disks between datastores of this host: each as its offload, of the same source, moves it.
 
         The offloads' files stay the caller's, to be closed after `stop`. What is applied is synced in the background;
         `sync_targets` does the rest.
         """
-        move = cls([offload.source for offload in offloads], (), _no_route, settings)
+        move = cls(disks, (), _no_route, settings)
         move._offloads = offloads
         move._syncer = BackgroundSync(offloads, move.failed)
         move._workers = [LocalCopy(move, offloads, move._syncer.wrote) for _ in range(LOCAL_WORKERS)]

@@ -12,6 +12,7 @@ mirrored writes the guest may now be told are done. Threads call it under one lo
   guest that waited `budget` seconds is released and its disk's queue dropped (RECOPY).
 - Once sent, a write's data is not kept: if its stream dies, its region is copied again.
 - A stream that died is fenced over a living one before its regions may be copied again (region_map, pins).
+- Disks take turns (turns). Writes to what waits cost nothing: its regions are UNCOPIED.
 
 Invariant: a region is COPIED and without pin only if the destination has exactly the source's data, but for
 mirrored writes that have not arrived here yet. Deliberately not here: threads, sockets, clocks, disks.
@@ -20,15 +21,29 @@ mirrored writes that have not arrived here yet. Deliberately not here: threads, 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kvmove.mover.forward_mode import ForwardEvent, ForwardMode, next_mode
 from kvmove.mover.region_map import RegionCopy, RegionMap, Verdict
+from kvmove.mover.turns import Turns
 
 Payload = bytes | bytearray | memoryview
 
 MOST_PIECES = 128
 """Pieces taken at once: a batch must stay short where its pieces weigh nothing (zeroes)."""
+
+
+@dataclass(slots=True, frozen=True)
+class DiskTerms:
+    """One disk of a move. `size` in bytes; `places` are what its copy keeps busy (turns).
+
+    `blank` says that the destination's disk reads as zeroes until something is sent; else it may hold anything.
+    """
+
+    size: int
+    places: frozenset[str] = frozenset()
+    blank: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -105,9 +120,14 @@ class Limits:
 class Dispatcher:
     """The decisions of one move. Not thread-safe: callers hold one lock."""
 
-    def __init__(self, sizes: list[int], region_size: int, limits: Limits) -> None:
+    def __init__(self, disks: Sequence[DiskTerms], region_size: int, limits: Limits) -> None:
         self.limits = limits
-        self.disks = [DiskState(RegionMap(number, size, region_size)) for number, size in enumerate(sizes)]
+        self.disks = [
+            DiskState(RegionMap(number, disk.size, region_size, disk.blank)) for number, disk in enumerate(disks)
+        ]
+        self._turns = Turns([disk.places for disk in disks])
+        for disk in self.disks:
+            self._note_turn(disk)  # an empty disk is complete
         self.streams: dict[int, StreamState] = {}
         self.copying = False
         self._to_fence: list[int] = []
@@ -234,7 +254,8 @@ class Dispatcher:
         """The next region for `stream` to copy; None when there is none for it now."""
         if not self.copying:
             return None
-        for disk in self.disks:
+        for number in self._turns.now:
+            disk = self.disks[number]
             if disk.mode is ForwardMode.RECOPY and not self._flows(disk):
                 continue
             copy = disk.regions.begin_copy(stream)
@@ -245,6 +266,9 @@ class Dispatcher:
     def _flows(self, disk: DiskState) -> bool:
         """In RECOPY, one region at a time probes whether the destination takes data again."""
         return not disk.regions.copies
+
+    def _note_turn(self, disk: DiskState) -> None:
+        self._turns.note(disk.regions.disk, complete=disk.regions.all_copied())
 
     def frames_queued(self, copy: RegionCopy, count: int, size: int = 0) -> bool:
         """`count` bulk frames of `copy` with `size` bytes of data in all, read already, are sent now.
@@ -266,6 +290,7 @@ class Dispatcher:
         for piece in disk.held.pop(copy.region, ()):
             self._enqueue(copy.stream, piece)
         disk.regions.bulk_handed(copy)
+        self._note_turn(disk)
 
     # What comes back.
 
@@ -280,14 +305,19 @@ class Dispatcher:
         for _ in range(count - state.acknowledged):
             item = state.in_flight.popleft()
             if isinstance(item, RegionCopy):
-                self.disks[item.disk].regions.frame_acknowledged(item)
-                self._change_mode(self.disks[item.disk], ForwardEvent.FLOWING)
+                self._frame_applied(item)
             elif isinstance(item, WritePiece):
                 self._piece_applied(item)
             else:
                 for disk in self.disks:
                     disk.regions.fenced(item)
         state.acknowledged = count
+
+    def _frame_applied(self, copy: RegionCopy) -> None:
+        disk = self.disks[copy.disk]
+        disk.regions.frame_acknowledged(copy)
+        self._note_turn(disk)
+        self._change_mode(disk, ForwardEvent.FLOWING)
 
     def _piece_applied(self, piece: WritePiece) -> None:
         disk = self.disks[piece.write.disk]
@@ -358,6 +388,7 @@ class Dispatcher:
     def _return_region(self, disk: DiskState, region: int) -> None:
         held = disk.held.pop(region, [])
         disk.regions.undelivered(region)
+        self._note_turn(disk)
         for piece in held:
             disk.buffered -= piece.weight
             disk.regions.unpin(region)

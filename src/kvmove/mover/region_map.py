@@ -74,10 +74,10 @@ VERDICTS: dict[RegionState, Verdict] = {
 class RegionCopy:
     """One visit of the bulk copier to a region: from the first read to the last acknowledgement.
 
-    `untouched` means nothing was ever sent for the region, so the destination holds zeroes there. `handed` is set when
-    all bulk data is in the stream's queue; from then on mirrored writes may follow it directly. `unacknowledged`
-    counts its bulk frames. A copy that is no longer the region's current one is `abandoned`: its frames still
-    count for the pin, and nothing else.
+    `untouched` means that the disk was blank and nothing was ever sent for the region, so the destination holds zeroes
+    there. `handed` is set when all bulk data is in the stream's queue; from then on mirrored writes may follow it
+    directly. `unacknowledged` counts its bulk frames. A copy that is no longer the region's current one is `abandoned`:
+    its frames still count for the pin, and nothing else.
     """
 
     disk: int
@@ -101,11 +101,15 @@ class Pin:
 
 @dataclass(slots=True)
 class RegionMap:
-    """The regions of one disk of `size` bytes. Not thread-safe."""
+    """The regions of one disk of `size` bytes. Not thread-safe.
+
+    `blank` says that the destination's disk reads as zeroes at first; else no region of it is ever untouched.
+    """
 
     disk: int
     size: int
     region_size: int
+    blank: bool = True
     copied: int = 0  # bytes in state COPIED
     returned: int = 0  # bytes that went back to UNCOPIED after having been read
     pins: dict[int, Pin] = field(default_factory=dict)
@@ -117,7 +121,7 @@ class RegionMap:
     def __post_init__(self) -> None:
         count = -(-self.size // self.region_size)
         self._states = bytearray(count)
-        self._touched = bytearray(count)
+        self._touched = bytearray(count) if self.blank else bytearray(b"\1" * count)
 
     # Queries.
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -14,12 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kvmove.disk.extents import Extent
 from kvmove.mover import bulk_copy
-from kvmove.mover.dispatcher import DiskState, Dispatcher, Limits, WritePiece
+from kvmove.mover.dispatcher import DiskState, DiskTerms, Dispatcher, Limits, WritePiece
 from kvmove.mover.forward_mode import ForwardEvent
 from kvmove.mover.region_map import RegionCopy, RegionMap, RegionState, Verdict
 from tests.support.mover_model import ModelDisk, MoverModel
 
-SIZES = [72, 40]
+DISKS = [DiskTerms(72), DiskTerms(40)]
+TURNS = [DiskTerms(size, frozenset({"source:a"}), blank=False) for size in (16, 12)]
+"""Disks that are copied one after the other, into what may hold anything at first."""
 
 
 class MoverMachine(RuleBasedStateMachine):
@@ -27,10 +30,11 @@ class MoverMachine(RuleBasedStateMachine):
 
     make: Callable[..., Dispatcher] = Dispatcher
     model_type: type[MoverModel] = MoverModel
+    disks = DISKS
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = self.model_type(SIZES, type(self).make)
+        self.model = self.model_type(type(self).disks, type(self).make)
         self.model.open_stream()
         self.model.open_stream()
 
@@ -38,15 +42,24 @@ class MoverMachine(RuleBasedStateMachine):
         disk=st.integers(0, 1), offset=st.integers(0, 71), length=st.integers(1, 24), fill=st.integers(0, 255),
     )  # fmt: skip
     def guest_writes(self, disk: int, offset: int, length: int, fill: int) -> None:
-        self.model.guest_write(disk, offset % SIZES[disk], bytes([fill]) * length, length)
+        self.model.guest_write(disk, offset % self.disks[disk].size, bytes([fill]) * length, length)
 
     @rule(disk=st.integers(0, 1), offset=st.integers(0, 71), length=st.integers(1, 24), is_trim=st.booleans())
     def guest_zeroes_or_discards(self, disk: int, offset: int, length: int, is_trim: bool) -> None:
-        self.model.guest_write(disk, offset % SIZES[disk], None, length, is_trim=is_trim)
+        self.model.guest_write(disk, offset % self.disks[disk].size, None, length, is_trim=is_trim)
 
     @rule(pick=st.integers(0, 7))
     def mirrored_write_arrives(self, pick: int) -> None:
         self.model.arrive(pick)
+
+    @rule(disk=st.integers(0, 1), offset=st.integers(0, 71), fill=st.integers(0, 255))
+    def guest_discards_behind_a_burst(self, disk: int, offset: int, fill: int) -> None:
+        """More than the high mark is queued, so bulk data goes between, and the last of it is discarded."""
+        for _ in range(2):
+            self.model.guest_write(disk, offset % self.disks[disk].size, bytes([fill]) * 16, 16)
+        self.model.guest_write(disk, offset % self.disks[disk].size, None, 16, is_trim=True)
+        while self.model.arriving:
+            self.model.arrive(0)
 
     @precondition(lambda self: self.model.living())
     @rule(data=st.data(), steps=st.integers(1, 8))
@@ -111,9 +124,16 @@ def test_no_order_of_events_loses_or_reorders_a_write() -> None:
     run_state_machine_as_test(MoverMachine, settings=PROFILE)
 
 
-def find_defect(make: Callable[..., Dispatcher], model: type[MoverModel] = MoverModel) -> None:
+def test_disks_that_take_turns_and_are_not_blank_lose_nothing_either() -> None:
+    run_state_machine_as_test(type("Turns", (MoverMachine,), {"disks": TURNS}), settings=PROFILE)
+
+
+def find_defect(
+    make: Callable[..., Dispatcher], model: type[MoverModel] = MoverModel, disks: list[DiskTerms] = DISKS
+) -> None:
     """The machine must fail with the planted bug that `make` or `model` builds in."""
-    planted = type("Planted", (MoverMachine,), {"make": staticmethod(make), "model_type": model})
+    parts = {"make": staticmethod(make), "model_type": model, "disks": disks}
+    planted = type("Planted", (MoverMachine,), parts)
     with pytest.raises((AssertionError, KeyError)):
         run_state_machine_as_test(
             planted, settings=settings(PROFILE, max_examples=2000, phases=(Phase.generate,), print_blob=False)
@@ -123,10 +143,10 @@ def find_defect(make: Callable[..., Dispatcher], model: type[MoverModel] = Mover
 def with_regions(planted: type[RegionMap]) -> Callable[..., Dispatcher]:
     """A dispatcher whose region maps are of the planted kind."""
 
-    def make(sizes: list[int], region_size: int, limits: Limits) -> Dispatcher:
-        dispatcher = Dispatcher(sizes, region_size, limits)
-        for number, size in enumerate(sizes):
-            dispatcher.disks[number] = DiskState(planted(number, size, region_size))
+    def make(disks: list[DiskTerms], region_size: int, limits: Limits) -> Dispatcher:
+        dispatcher = Dispatcher(disks, region_size, limits)
+        for number, disk in enumerate(disks):
+            dispatcher.disks[number] = DiskState(planted(number, disk.size, region_size, disk.blank))
         return dispatcher
 
     return make
@@ -262,7 +282,7 @@ def test_a_write_from_before_a_discard_that_is_sent_behind_the_new_copy_is_found
 
 
 def test_a_write_queued_before_a_discard_is_dropped_with_its_region() -> None:
-    dispatcher = Dispatcher([64], 16, Limits(high_mark=24, low_mark=8, budget=2.0))
+    dispatcher = Dispatcher([DiskTerms(64)], 16, Limits(high_mark=24, low_mark=8, budget=2.0))
     dispatcher.copying = True
     dispatcher.add_stream(0)
     for _ in range(4):
@@ -305,3 +325,26 @@ def test_holes_sent_as_nothing_on_a_second_visit_are_found() -> None:
             return copy
 
     find_defect(with_regions(Planted))
+
+
+def test_a_disk_that_is_taken_for_blank_and_is_not_is_found() -> None:
+    def make(disks: list[DiskTerms], region_size: int, limits: Limits) -> Dispatcher:
+        return Dispatcher([replace(disk, blank=True) for disk in disks], region_size, limits)
+
+    find_defect(make, disks=TURNS)
+
+
+def test_disks_that_take_no_turns_are_found() -> None:
+    def make(disks: list[DiskTerms], region_size: int, limits: Limits) -> Dispatcher:
+        return Dispatcher([replace(disk, places=frozenset()) for disk in disks], region_size, limits)
+
+    find_defect(make, disks=TURNS)
+
+
+def test_a_turn_that_does_not_come_back_with_a_region_is_found() -> None:
+    class Planted(Dispatcher):
+        def _note_turn(self, disk: DiskState) -> None:
+            if disk.regions.all_copied():
+                super()._note_turn(disk)
+
+    find_defect(Planted, disks=TURNS)

@@ -14,7 +14,7 @@ from kvmove.disk.errors import DiskError, disk_error
 from kvmove.disk.offload import Offload, Rung
 from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
-from kvmove.mover.disk_move import DiskMove, MoverSettings
+from kvmove.mover.disk_move import DiskMove, MoverSettings, MovingDisk
 from kvmove.units import MIB
 from tests.support.eventually import eventually
 from tests.support.writing_guest import FakeMirror
@@ -41,7 +41,8 @@ class Rig:
         path.write_bytes(os.urandom(SIZE))
         self.source = WatchedDisk(path)
         self.target = target or RawTarget.create(folder / "target.raw", SIZE)
-        self.move = DiskMove.within_host([Offload(self.source, self.target, ladder=())], MoverSettings())
+        offloads = [Offload(self.source, self.target, ladder=())]
+        self.move = DiskMove.within_host([MovingDisk(self.source)], offloads, MoverSettings())
         self.mirror = FakeMirror()
         self.move.mirror(0).server = self.mirror
         self._file = os.open(path, os.O_WRONLY)
