@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
+from kvmove.agent.swap_files import SwapFiles, take_space
 from kvmove.agent.taps import create_taps, delete_taps
 from kvmove.agent.vm_disks import VmDisks
 from kvmove.disk.datastore import Datastore
@@ -36,6 +37,7 @@ class Launcher:
         self._run = run / "vms"
         self._logs = state / "logs"
         self.disks = VmDisks(datastores)
+        self.swap_files = SwapFiles(datastores)
         self._accelerator: Accelerator = accelerator
 
     def paths(self, vm: UUID) -> VmPaths:
@@ -64,20 +66,23 @@ class Launcher:
         accelerator = self.accelerator_for(definition)
         disks = await asyncio.to_thread(self.disks.files, definition, incoming=incoming)
         self._check_boot(definition)
+        swap = await asyncio.to_thread(self.swap_files.folder, definition)
         taps = await create_taps(definition)
         paths = self.paths(definition.uuid)
         try:
-            arguments = command_line(definition, accelerator, paths, VmResources(disks, taps), incoming=incoming)
+            arguments = command_line(definition, accelerator, paths, VmResources(disks, taps, swap), incoming=incoming)
             instance = await Instance.start(definition, arguments, paths)
         except BaseException:
             await self.sweep(definition.uuid)
             raise
-        if accelerator == "tcg" and not incoming:
-            try:
+        try:
+            if swap is not None:
+                await asyncio.to_thread(take_space, instance.process.pid, swap)
+            if accelerator == "tcg" and not incoming:
                 await clear_dirty_marks(instance.monitor, paths.folder / "nowhere.sock")
-            except BaseException:
-                await self.clear(definition.uuid, instance)
-                raise
+        except BaseException:
+            await self.clear(definition.uuid, instance)
+            raise
         return instance
 
     async def adopt(self, definition: VmDefinition) -> Instance | None:

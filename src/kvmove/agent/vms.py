@@ -120,6 +120,7 @@ class VmManager:
             return await self._status(known)
         self.require_free(definition)
         self._launcher.accelerator_for(definition)
+        await asyncio.to_thread(self._launcher.swap_files.require_room, definition)
         await asyncio.to_thread(self._launcher.disks.require_none, definition)
         vm = self._vms[definition.uuid] = LocalVm(VmRecord(definition=definition))
         async with vm.lock:

@@ -117,6 +117,12 @@ def disk_file(host: HostInfo | None, vm: UUID, disk: DiskDefinition) -> str:
     return f"{stores[disk.datastore]}/{vm}/{disk.name}.{disk.format}" if disk.datastore in stores else ""
 
 
+def swap_words(definition: VmDefinition) -> str:
+    """Where a VM has its swap file."""
+    store = definition.swap_datastore
+    return f"{definition.swap}, in datastore {store}" if store else "none"
+
+
 def _details(found: VmStatus, host: HostInfo | None) -> RenderableType:
     definition = found.definition
     head = facts(
@@ -129,6 +135,7 @@ def _details(found: VmStatus, host: HostInfo | None) -> RenderableType:
             "Move": found.move_id or "",
             "vCPUs": str(definition.vcpus),
             "Memory": format_size(definition.memory),
+            "Swap file": swap_words(definition),
             "Accelerator": found.accelerator or definition.accelerator,
             "QEMU's pid": str(found.pid or ""),
             "Boots": f"kernel {definition.boot.kernel}" if definition.boot else "from its first disk",

@@ -4,6 +4,7 @@
     <uuid>/<disk>.<format>                  the disks of a VM, `.raw` or `.qcow2`
     <uuid>/.incoming-<move id>              the folder is partial, see `incoming`
     .kvmove-quarantine/<uuid>.<move id>/    what a finished move left behind, see `quarantine`
+    .kvmove-swap/                           where QEMUs make their swap files, which have no names
 
 Invariant: every path is made here from a UUID and a checked name, never from a user's text, and below the datastore's
 own path no link is followed. Each call looks at the identity anew, so that nothing is ever written under a mount point
@@ -17,7 +18,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -33,6 +34,7 @@ from kvmove.model.names import NAME_PATTERN
 from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning
 
 IDENTITY = ".kvmove-datastore"
+SWAP = ".kvmove-swap"
 VERSION = 1
 
 _NAME = re.compile(NAME_PATTERN)
@@ -89,6 +91,14 @@ class Datastore:
         """The VMs that have a folder here, partial ones included."""
         with self._root("list its VMs") as root:
             return [vm for vm in map(_uuid, root.names()) if vm is not None]
+
+    def swap_folder(self) -> Path:
+        """Where QEMU makes the swap files of VMs. Made when it is not there; another host may be at the same."""
+        with self._root("make a folder for swap files") as root:
+            with suppress(FileExistsError):
+                root.make_folder(SWAP).close()
+            root.folder(SWAP).close()  # a link is refused
+        return self.path / SWAP
 
     # Disks
 

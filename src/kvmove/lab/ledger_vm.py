@@ -20,7 +20,7 @@ from kvmove.lab.guest.recorder_log import RecorderLog
 from kvmove.lab.lab import Lab
 from kvmove.lab.lab_host import LabHost
 from kvmove.lab.spec import LOCAL
-from kvmove.model.vm import BootDefinition, DiskDefinition, NicDefinition, VmDefinition
+from kvmove.model.vm import NO_SWAP, BootDefinition, DiskDefinition, NicDefinition, VmDefinition
 from kvmove.units import GIB, MIB
 
 DISK = "root"
@@ -47,6 +47,7 @@ class LedgerVm:
     ram_rate: int = 1000
     vcpus: int = 1
     datastore: str = LOCAL
+    swap: str = NO_SWAP
     options: GuestOptions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,8 +76,9 @@ class LedgerVm:
         )  # fmt: skip
         disk = DiskDefinition(name=DISK, datastore=self.datastore, size=self.disk)
         return VmDefinition(
-            name=self.name, uuid=self.uuid, memory=self.memory, vcpus=self.vcpus, disks=(disk,), nics=(nic,), boot=boot
-        )
+            name=self.name, uuid=self.uuid, memory=self.memory, vcpus=self.vcpus, disks=(disk,), nics=(nic,), boot=boot,
+            swap=self.swap,
+        )  # fmt: skip
 
     def disk_file(self, host: LabHost) -> Path:
         """The disk on that host, as seen from outside."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import kvmove
 from kvmove.migration.findings import Finding, blocker, warning
 from kvmove.migration.preflight_disks import DISK_CHECKS, STORAGE_CHECKS, Pair, stays_in_place, storage_way
+from kvmove.migration.preflight_swap import swap_file_fits, swap_file_stays
 from kvmove.migration.routes import describe_nics, routes
 from kvmove.model.host import HostStatus
 from kvmove.model.move import MoveRequest
@@ -43,7 +44,7 @@ def findings_of(situation: Situation) -> Iterator[Finding]:
     if first or source is None or destination is None:
         return
     pair = Pair(situation.request, situation.vm, source, destination)
-    for compare in STORAGE_CHECKS if source.name == destination.name else _SECOND:
+    for compare in (*STORAGE_CHECKS, swap_file_stays) if source.name == destination.name else _SECOND:
         yield from compare(pair)
 
 
@@ -213,6 +214,7 @@ _SECOND: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _memory_is_safe,
     _memory_is_there,
     *DISK_CHECKS,
+    swap_file_fits,
     _bridges_exist,
     _nics_meet,
     _encrypted,

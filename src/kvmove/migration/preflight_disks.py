@@ -169,15 +169,21 @@ def _folders_move_whole(pair: Pair) -> Iterator[Finding]:
                 )
 
 
-def _datastores_have_room(pair: Pair) -> Iterator[Finding]:
-    """How much of a thin disk is filled is not known here, so each counts with its whole size."""
+def room_for_disks(pair: Pair) -> dict[UUID, int]:
+    """What the disks that come need in the destination's datastores (bytes), by the datastore's identity.
+
+    How much of a thin disk is filled is not known here, so each counts with its whole size."""
     needed: dict[UUID, int] = {}
-    stores = {store.id: store for store in pair.destination.datastores}
     for disk in pair.vm.definition.disks:
         store = _goes_to(pair, disk)
         if store is not None and not _stays(pair, disk):
             needed[store.id] = needed.get(store.id, 0) + disk.size
-    for identity, size in needed.items():
+    return needed
+
+
+def _datastores_have_room(pair: Pair) -> Iterator[Finding]:
+    stores = {store.id: store for store in pair.destination.datastores}
+    for identity, size in room_for_disks(pair).items():
         yield from _room(pair.destination.name, stores[identity], size)
 
 

@@ -4,13 +4,14 @@ The definition says in which datastore a disk lies, never in which file: the dat
 VM's UUID and the disk's name, so no definition can point outside of it.
 """
 
+import re
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kvmove.model.names import Name
+from kvmove.model.names import NAME_PATTERN, Name
 from kvmove.model.strict import Strict
 from kvmove.units import parse_size
 
@@ -31,6 +32,23 @@ Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 """Bytes; in TOML and JSON also as text, `512MiB`."""
 
 DiskSize = Annotated[Size, AfterValidator(_whole_sectors)]
+
+
+NO_SWAP = "none"
+SWAP_WITH_VM = "with-vm"
+_SWAP_ON_HOST = "host:"
+
+
+def _swap(value: str) -> str:
+    if value in (NO_SWAP, SWAP_WITH_VM):
+        return value
+    if not (value.startswith(_SWAP_ON_HOST) and re.fullmatch(NAME_PATTERN, value.removeprefix(_SWAP_ON_HOST))):
+        raise ValueError(f"swap is {NO_SWAP}, {SWAP_WITH_VM} or {_SWAP_ON_HOST}DATASTORE, not {value}")
+    return value
+
+
+Swap = Annotated[str, AfterValidator(_swap)]
+"""Where the VM's memory has a swap file: `none`, `with-vm` (where its first disk is) or `host:DATASTORE`."""
 
 
 class DiskFormat(StrEnum):
@@ -85,6 +103,20 @@ class VmDefinition(Strict):
     disks: Annotated[tuple[DiskDefinition, ...], Field(max_length=16)] = ()
     nics: Annotated[tuple[NicDefinition, ...], Field(max_length=8)] = ()
     boot: BootDefinition | None = None
+    swap: Swap = NO_SWAP
+
+    @property
+    def swap_datastore(self) -> str | None:
+        """The datastore that its swap file is in, on the host that runs it by this definition; None: no swap file."""
+        if self.swap == NO_SWAP:
+            return None
+        return self.disks[0].datastore if self.swap == SWAP_WITH_VM else self.swap.removeprefix(_SWAP_ON_HOST)
+
+    @model_validator(mode="after")
+    def _swap_has_its_place(self) -> Self:
+        if self.swap == SWAP_WITH_VM and not self.disks:
+            raise ValueError(f"swap {SWAP_WITH_VM} is where the first disk is, and there is no disk")
+        return self
 
 
 class VmState(StrEnum):

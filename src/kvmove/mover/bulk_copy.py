@@ -3,8 +3,7 @@
 A region is looked at only after it is COPYING (region_map): holes are asked for, and data is read, inside this
 generator, never before. A guest write that comes in between is mirrored and sent behind the region's bulk data.
 
-- Holes are not sent at all while the destination reads as zeroes there, else as ZEROES. It does while it holds nothing
-  of the region, unless the disk is an overlay: then it reads as the images below.
+- Holes are not sent at all while the destination reads as zeroes there (an untouched region), else as ZEROES.
 - Zeroes that the source stores are sent as ZEROES too, so a thin destination stays thin.
 - A read error ends the move: the range is named, and never filled with zeroes.
 
@@ -131,7 +130,7 @@ class _ShortFrames:
 
     def add_zeroes(self, offset: int, length: int) -> None:
         """Tell of a range without data, unless the destination cannot hold anything there yet."""
-        if not _reads_as_zeroes(self._disk, self._copy):
+        if not self._copy.untouched:
             self._parts.append(frames.zeroes(self._copy.disk, offset, length))
             self.count += 1
 
@@ -162,11 +161,6 @@ class _ShortFrames:
         return self._window[at : at + length]
 
 
-def _reads_as_zeroes(disk: SourceDisk, copy: RegionCopy) -> bool:
-    """Whether the destination has zeroes in this region where nothing is sent."""
-    return copy.untouched and not disk.is_overlay
-
-
 def _may_be_zero(file: int, offset: int, length: int) -> bool:
     """A look at the first bytes of each grain: random data says no at once."""
     return any(not any(os.pread(file, 64, at)) for at in range(offset, offset + length, ZERO_GRAIN))
@@ -188,5 +182,5 @@ def _read_chunk(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, extent: tu
     for begin, length, data in pieces:
         if data is not None:
             yield BulkFrame(frames.data_header(copy.disk, start + begin, length) + data, length)
-        elif not _reads_as_zeroes(disk, copy):
+        elif not copy.untouched:
             yield BulkFrame(frames.zeroes(copy.disk, start + begin, length))

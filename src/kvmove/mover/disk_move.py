@@ -63,8 +63,8 @@ class MovingDisk:
     blank: bool = True
 
     def terms(self) -> DiskTerms:
-        """What decisions need of it."""
-        return DiskTerms(self.source.size, self.places, self.blank)
+        """What decisions need of it. The target of an overlay reads as the images below it, not as zeroes."""
+        return DiskTerms(self.source.size, self.places, self.blank and not self.source.is_overlay)
 
 
 class MirrorServer(Protocol):

@@ -123,14 +123,13 @@ class LocalCopy(threading.Thread):
     def _copy_extent(self, copy: RegionCopy, extent: Extent) -> bool:
         """False if the copy was abandoned, and nothing more of it may be done."""
         offload = self._offloads[copy.disk]
-        reads_as_zeroes = copy.untouched and not offload.source.is_overlay
-        if reads_as_zeroes and not extent.is_data:
+        if copy.untouched and not extent.is_data:
             return True
         with self._engine.lock:
             if not self._dispatcher.frames_queued(copy, 1, extent.length if extent.is_data else 0):
                 return False
         if extent.is_data:
-            offload.move(extent.offset, extent.length, untouched=reads_as_zeroes)
+            offload.move(extent.offset, extent.length, untouched=copy.untouched)
         else:
             offload.target.write_zeroes(extent.offset, extent.length)
         self._wrote(extent.length)

@@ -34,6 +34,7 @@ CPU_MODEL = "Nehalem"
 
 _FIRST_DISK_SLOT = 0x03
 _FIRST_NIC_SLOT = 0x13  # 16 disks later
+_RAM = "pc.ram"  # what QEMU calls this machine's RAM block by default
 _SERIAL_LENGTH = 20  # virtio-blk's limit
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -69,10 +70,11 @@ class VmPaths(NamedTuple):
 
 
 class VmResources(NamedTuple):
-    """What this host gives the VM: a file per disk name and a tap device per NIC name."""
+    """What this host gives the VM: a file per disk name, a tap device per NIC name, and a folder for its swap file."""
 
     disks: Mapping[str, Path]
     taps: Mapping[str, str]
+    swap: Path | None = None
 
 
 def guest_memory(definition: VmDefinition, accelerator: Accelerator) -> int:
@@ -97,7 +99,7 @@ def command_line(
     arguments += ["-msg", "timestamp=on", "-pidfile", str(paths.pidfile), "-S", "-no-shutdown"]
     arguments += ["-machine", f"{MACHINE},dump-guest-core=off", "-accel", accelerator, "-cpu", CPU_MODEL]
     arguments += ["-smp", str(definition.vcpus), "-rtc", "base=utc"]
-    arguments += ["-m", f"size={guest_memory(definition, accelerator) // KIB}k"]
+    arguments += _memory(guest_memory(definition, accelerator), resources.swap)
     arguments += _monitor("qmp", paths.monitor) + _monitor("oob", paths.oob_monitor)
     arguments += [
         "-chardev",
@@ -125,6 +127,27 @@ def belongs_to(arguments: list[str], vm: UUID, paths: VmPaths) -> bool:
 def _plain(value: str | Path) -> str:
     """A value for QEMU's key=value options, where a comma ends a value and two are one."""
     return str(value).replace(",", ",,")
+
+
+def _memory(size: int, swap: Path | None) -> list[str]:
+    """RAM of `size` bytes. With the folder `swap` its pages belong to a file there, to which the kernel may write them.
+
+    QEMU unlinks the file as soon as it has made it (softmmu/physmem.c, file_ram_open, where mem-path is a folder). The
+    object's id and the last property give the RAM block the name that it has without a file (hw/core/machine.c,
+    create_default_memdev), so that QEMUs with and without one take memory from each other.
+    """
+    arguments = ["-m", f"size={size // KIB}k"]
+    if swap is None:
+        return arguments
+    memory = {
+        "qom-type": "memory-backend-file",
+        "id": _RAM,
+        "mem-path": str(swap),
+        "size": size,
+        "share": True,  # a private mapping's pages would go to the host's swap
+        "x-use-canonical-path-for-ramblock-id": False,
+    }
+    return [*arguments, "-object", _json(memory), "-machine", f"memory-backend={_RAM}"]
 
 
 def _monitor(name: str, path: Path) -> list[str]:

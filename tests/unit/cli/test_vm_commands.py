@@ -124,6 +124,16 @@ def test_the_file_of_a_disk_is_shown_where_the_datastore_has_it(
     assert str(file) in kvmove("vm", "show", "web1").out
 
 
+@pytest.mark.parametrize(("swap", "said"), [("none", "none"), ("with-vm", "with-vm, in datastore local")])
+def test_the_place_of_the_swap_file_is_shown(swap: str, said: str, manager: FakeManager, kvmove: Kvmove) -> None:
+    shown = samples.vm(definition=samples.definition().model_copy(update={"swap": swap}))
+    manager.answers["GET /vms/web1"] = shown
+    manager.answers["GET /hosts/h1"] = HostStatus(name="h1", control="10.0.0.1:7441", reachable=False)
+    assert [line.split(None, 2)[2] for line in kvmove("vm", "show", "web1").out.splitlines() if "Swap" in line] == [
+        said
+    ]
+
+
 def test_a_vm_is_shown_while_its_host_has_told_nothing(manager: FakeManager, kvmove: Kvmove) -> None:
     manager.answers["GET /vms/web1"] = samples.vm(state=VmState.UNKNOWN)
     manager.answers["GET /hosts/h1"] = HostStatus(name="h1", control="10.0.0.1:7441", reachable=False)

@@ -11,7 +11,7 @@ from kvmove.disk.offload import LADDER, Offload
 from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
 from kvmove.mover.bulk_copy import BufferPool, region_frames
-from kvmove.mover.disk_move import DiskMove, MoverSettings
+from kvmove.mover.disk_move import DiskMove, MoverSettings, MovingDisk
 from kvmove.mover.region_map import RegionCopy
 from kvmove.units import KIB, MIB
 from kvmove.wire import frames
@@ -47,8 +47,8 @@ def overlay(tmp_path: Path) -> Iterator[Overlay]:
 
 
 def sent(disk: RawFile, region: int) -> Iterator[tuple[int, int, bool]]:
-    """What a stream is given of a region that the destination holds nothing of."""
-    copy = RegionCopy(0, region, region * MIB, MIB, 0, untouched=True)
+    """What a stream is given of a region whose target has the images below."""
+    copy = RegionCopy(0, region, region * MIB, MIB, 0, untouched=MovingDisk(disk).terms().blank)
     for bulk in region_frames(disk, copy, BufferPool(8), use_sendfile=False):
         for raw in split(bulk.encoded + bytes(bulk.data or b"")):
             frame = frames.decode(raw)
@@ -72,7 +72,7 @@ def test_a_copy_within_a_host_keeps_what_is_below_and_writes_zeroes_over_it(
     path = tmp_path / "target.raw"
     path.write_bytes(BELOW)
     with RawTarget(path) as target:
-        move = DiskMove.within_host([Offload(overlay, target, ladder)], MoverSettings())
+        move = DiskMove.within_host([MovingDisk(overlay)], [Offload(overlay, target, ladder)], MoverSettings())
         move.start(10)
         move.start_copy()
         assert move.wait_copied(30)

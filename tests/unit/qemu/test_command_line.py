@@ -138,6 +138,24 @@ def test_an_emulated_guest_gets_a_little_less_memory(kind: Accelerator, size: in
     assert guest_memory(vm(), kind) == size
 
 
+def test_a_swap_file_changes_where_memory_lies_and_nothing_else() -> None:
+    without = command_line(vm(), "tcg", paths(), resources(vm()))
+    folder = Path("/data/with,comma")
+    arguments = command_line(vm(), "tcg", paths(), resources(vm())._replace(swap=folder))
+    (memory,) = values(arguments, "-object")
+    assert json.loads(memory) == {
+        "qom-type": "memory-backend-file",
+        "id": "pc.ram",
+        "mem-path": str(folder),
+        "size": guest_memory(vm(), "tcg"),
+        "share": True,
+        "x-use-canonical-path-for-ramblock-id": False,
+    }
+    added = ["-object", memory, "-machine", "memory-backend=pc.ram"]
+    assert [word for word in arguments if word not in added] == [word for word in without if word not in added]
+    assert values(arguments, "-machine") == ["pc-q35-7.2,dump-guest-core=off", "memory-backend=pc.ram"]
+
+
 @given(st.text(alphabet=st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1))
 def test_no_folder_name_can_add_an_option(name: str) -> None:
     arguments = command_line(vm(0, 0), "tcg", paths(f"/run/{name}"), VmResources({}, {}))
