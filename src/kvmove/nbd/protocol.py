@@ -1,8 +1,8 @@
-"""The NBD protocol's numbers and fixed layouts, as far as a mirror target needs them. PURE.
+"""The NBD protocol's numbers and fixed layouts, as far as our two sides need them. PURE.
 
-Source: the NBD project's `doc/proto.md` (fixed newstyle negotiation, simple replies). Structured replies, extended
-headers, TLS and meta contexts are left out on purpose: the server is a private Unix socket of one QEMU, which only
-writes.
+Source: the NBD project's `doc/proto.md`. Our server is a mirror's target for one QEMU, which only writes: fixed
+newstyle negotiation, simple replies. Our client uses images through QEMU: structured replies and meta contexts too.
+Extended headers and TLS are left out on purpose: the sockets are private Unix sockets of this host.
 """
 
 from enum import IntEnum, IntFlag
@@ -14,7 +14,7 @@ from kvmove.units import KIB, MIB
 
 
 class ProtocolError(MoveFailed):
-    """The client broke the protocol or a bound of ours; the connection must be closed, nothing of it is usable."""
+    """The other side broke the protocol or a bound of ours; the connection must be closed, nothing of it is usable."""
 
 
 GREETING = Struct(">8sQH")
@@ -28,12 +28,23 @@ REQUEST = Struct(">IHHQQI")
 """Magic, command flags, command, cookie, offset, length."""
 SIMPLE_REPLY = Struct(">IIQ")
 """Magic, error, cookie."""
+CHUNK = Struct(">IHHQI")
+"""Of a structured reply: magic, flags, type, cookie, length of what follows."""
+CHUNK_OFFSET = Struct(">Q")
+HOLE_CHUNK = Struct(">QI")
+"""Offset, length of zeroes that are not sent."""
+ERROR_CHUNK = Struct(">IH")
+"""Error, length of a message that follows."""
+CONTEXT_ID = Struct(">I")
+STATUS = Struct(">II")
+"""Length, flags: one run of a block status."""
 
 INIT_MAGIC = b"NBDMAGIC"
 OPTION_MAGIC = 0x49484156454F5054
 OPTION_REPLY_MAGIC = 0x0003E889045565A9
 REQUEST_MAGIC = 0x25609513
 SIMPLE_REPLY_MAGIC = 0x67446698
+CHUNK_MAGIC = 0x668E33EF
 
 MAX_OPTION = 8 * KIB
 """Longest option data that is read. An export name has 4096 bytes at most, OPT_GO adds a few info requests."""
@@ -57,10 +68,13 @@ class HandshakeFlag(IntFlag):
 
 class ExportFlag(IntFlag):
     HAS_FLAGS = 1
+    READ_ONLY = 2
     SEND_FLUSH = 4
     SEND_FUA = 8
     SEND_TRIM = 32
     SEND_WRITE_ZEROES = 64
+    CAN_MULTI_CONN = 256
+    """What was written and flushed over one connection is seen by, and flushed for, all."""
 
 
 class Option(IntEnum):
@@ -69,12 +83,15 @@ class Option(IntEnum):
     LIST = 3
     INFO = 6
     GO = 7
+    STRUCTURED_REPLY = 8
+    SET_META_CONTEXT = 10
 
 
 class OptionReply(IntEnum):
     ACK = 1
     SERVER = 2
     INFO = 3
+    META_CONTEXT = 4
     ERR_UNSUP = 2**31 + 1
     ERR_INVALID = 2**31 + 3
     ERR_UNKNOWN = 2**31 + 6
@@ -92,8 +109,24 @@ COMMAND_DISCONNECT = 2
 COMMAND_FLUSH = 3
 COMMAND_TRIM = 4
 COMMAND_WRITE_ZEROES = 6
+COMMAND_BLOCK_STATUS = 7
 
 COMMAND_FLAG_NO_HOLE = 2
+
+CHUNK_FLAG_DONE = 1
+CHUNK_NONE = 0
+CHUNK_DATA = 1
+CHUNK_HOLE = 2
+CHUNK_STATUS = 5
+CHUNK_IS_ERROR = 2**15
+"""Bit of the types that tell an error."""
+
+BASE_ALLOCATION = "base:allocation"
+STATUS_ZERO = 2
+"""Of base:allocation: the run reads as zeroes."""
+
+ALLOCATION_DEPTH = "qemu:allocation-depth"
+"""QEMU's: which image of a chain holds the run. 1 is the top image, 0 none of them (QEMU docs/interop/nbd.txt)."""
 
 
 class Export(NamedTuple):
