@@ -16,6 +16,7 @@ from kvmove.disk.datastore import Datastore
 from kvmove.disk.digest import disk_digest
 from kvmove.disk.errors import DiskError
 from kvmove.disk.extents import extents
+from kvmove.disk.offload import Offload
 from kvmove.disk.raw_file import RawFile, aligned_buffer
 from kvmove.disk.raw_target import RawTarget
 from kvmove.model.vm import DiskDefinition
@@ -29,7 +30,7 @@ VM = UUID("11111111-2222-3333-4444-555555555555")
 ROOT = DiskDefinition(name="root", datastore="local", size=SIZE)
 
 
-@pytest.fixture(scope="module", params=["ext4-512", "xfs-512", "xfs-4096", "tmpfs-512"])
+@pytest.fixture(scope="module", params=["ext3-512", "ext4-512", "xfs-512", "xfs-4096", "tmpfs-512"])
 def storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     kind, sector = request.param.split("-")
     with mounted(kind, tmp_path_factory.mktemp(kind), 400 * MIB, sector=int(sector)) as path:
@@ -100,6 +101,47 @@ def test_punching_gives_space_back_and_keeps_the_neighbours(disk: Path) -> None:
         assert data[4 * MIB : 4 * MIB + 1] == b"\x5a"
         assert not any(data[4 * MIB + 1 : 5 * MIB + 1])
         assert data[5 * MIB + 1 : 6 * MIB] == b"\x5a" * (MIB - 1)
+
+
+def test_a_thick_disk_keeps_all_its_space(storage: tuple[str, Path]) -> None:
+    path = storage[1] / "thick.raw"
+    with RawTarget.create(path, SIZE, thick=True) as target:
+        target.sync()
+        assert target.allocated() >= SIZE
+        assert target.is_blank == (storage[0] != "ext3")
+        target.write_at(4 * MIB, b"\x5a" * 2 * MIB)
+        for offset, length in ((0, 4 * MIB), (4 * MIB + 1, MIB), (8 * MIB, SIZE - 8 * MIB)):
+            target.write_zeroes(offset, length)
+        target.sync()
+        assert target.allocated() >= SIZE
+    data = path.read_bytes()
+    assert (data[4 * MIB], data[5 * MIB + 1 : 6 * MIB], len(data)) == (0x5A, b"\x5a" * (MIB - 1), SIZE)
+    assert not any(data[: 4 * MIB])
+    assert not any(data[4 * MIB + 1 : 5 * MIB + 1])
+    assert not any(data[6 * MIB :])
+    path.unlink()
+
+
+def test_holes_and_zeroes_that_move_into_a_thick_disk_take_nothing_from_it(disk: Path) -> None:
+    path = disk.with_name("thick.raw")
+    with RawFile(disk) as source, RawTarget.create(path, SIZE, thick=True) as target:
+        way = Offload(source, target)
+        for extent in source.extents(0, SIZE):
+            if extent.is_data:
+                way.move(extent.offset, extent.length, untouched=True)
+            else:
+                target.write_zeroes(extent.offset, extent.length)
+        way.sync()
+        assert target.allocated() >= SIZE
+    assert disk_digest(path) == disk_digest(disk)
+    path.unlink()
+
+
+def test_a_thick_disk_that_finds_no_room_leaves_nothing(storage: tuple[str, Path]) -> None:
+    path = storage[1] / "thick.raw"
+    with pytest.raises(DiskError) as caught:
+        RawTarget.create(path, 1024 * MIB, thick=True)
+    assert (caught.value.number, path.exists()) == (errno.ENOSPC, False)
 
 
 def test_the_layout_does_not_change_the_digest(disk: Path) -> None:

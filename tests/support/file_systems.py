@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 MAKE = {
+    "ext3": ["mkfs.ext3", "-q"],  # mounted by the ext4 driver; knows neither fallocate nor ZERO_RANGE
     "ext4": ["mkfs.ext4", "-q"],
     "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
 }

@@ -1,6 +1,6 @@
 """A host without its network: a datastore, a registry in a file, and the manager of its VMs, which can be restarted."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,11 +41,13 @@ class FailingRegistry(SqliteRegistry):
 class VmHost:
     """`vms` is the manager of now; `stores` are the host's datastores."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, devices: Sequence[str] = ()) -> None:
         self.folder = folder
         self.registry = FailingRegistry(folder / "registry.db")
         (folder / "ds").mkdir()
         self.stores: Mapping[str, Datastore] = {"ds": Datastore.create("ds", folder / "ds")}
+        if devices:
+            self.stores = {"ds": Datastore.open("ds", folder / "ds", devices)}
         self._run = TemporaryDirectory(prefix="kv-")  # a socket's path must be short, and a test's folder is long
         self.launcher = Launcher(Path(self._run.name), folder / "state", self.stores, "tcg")
         self.vms = self._manager()
@@ -95,8 +97,8 @@ def definition(name: str = "web", uuid: UUID | None = None) -> VmDefinition:
 
 
 @asynccontextmanager
-async def vm_host(folder: Path) -> AsyncIterator[VmHost]:
-    host = VmHost(folder)
+async def vm_host(folder: Path, devices: Sequence[str] = ()) -> AsyncIterator[VmHost]:
+    host = VmHost(folder, devices)
     try:
         yield host
     finally:

@@ -15,6 +15,7 @@ speed = "1Gbit"                         # only where the NIC does not tell its s
 [[datastore]]
 name = "local"
 path = "/srv/kvmove"
+devices = ["/dev/vg0/kv*"]              # only where disks are to lie on block devices: those that may be used
 
 [move]
 forward_buffer = "64MiB"
@@ -56,10 +57,20 @@ def _short(path: Path) -> Path:
     return path
 
 
+def _below_dev(pattern: str) -> str:
+    parts = pattern.split("/")
+    if parts[:2] != ["", "dev"] or len(parts) < 3 or any(part in ("", ".", "..", "**") for part in parts[1:]):
+        raise ValueError(f"{pattern} must be /dev/ and names, which may have *, ? and [...]")
+    return pattern
+
+
 Rate = Annotated[int, BeforeValidator(_rate), Field(ge=0)]
 """Bytes per second; in TOML as text, `1Gbit`."""
 
 Folder = Annotated[Path, AfterValidator(_absolute)]
+DeviceGlob = Annotated[str, AfterValidator(_below_dev)]
+"""Paths of block devices; `*`, `?` and `[...]` match within one part of a path."""
+
 InterfaceName = Annotated[str, StringConstraints(pattern=r"^[^\s/:]{1,15}$")]
 """A network interface as Linux allows it."""
 
@@ -74,10 +85,12 @@ class NicConfig(Strict):
 
 
 class DatastoreConfig(Strict):
-    """A datastore as this host calls it, and the folder that it is."""
+    """A datastore as this host calls it, and the folder that it is. With `devices` its disks lie on block devices that
+    these globs match; nothing else may use them."""
 
     name: Name
     path: Folder
+    devices: tuple[DeviceGlob, ...] = ()
 
 
 class MoveConfig(Strict):
@@ -109,6 +122,7 @@ class AgentConfig(Strict):
             ("nic", [nic.name for nic in self.nics]),
             ("datastore", [store.name for store in self.datastores]),
             ("the folder of a datastore,", [str(store.path) for store in self.datastores]),
+            ("a datastore's device", [glob for store in self.datastores for glob in store.devices]),
         ):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{kind} {', '.join(twice)} is listed twice")

@@ -78,7 +78,7 @@ async def _serve(config: AgentConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         facts = await asyncio.to_thread(HostFacts, config)
-        datastores = {store.name: Datastore.open(store.name, store.path) for store in config.datastores}
+        datastores = {it.name: Datastore.open(it.name, it.path, it.devices) for it in config.datastores}
         registry = RemoteRegistry(config.manager, config.pki)
         stack.push_async_callback(registry.close)
         launcher = Launcher(config.run, config.state, datastores, facts.accelerator)

@@ -65,12 +65,14 @@ class Launcher:
             raise Busy(f"VM {definition.name} has a QEMU here already (pid {pid})", hint="Restart the agent.")
         accelerator = self.accelerator_for(definition)
         disks = await asyncio.to_thread(self.disks.files, definition, incoming=incoming)
+        devices = self.disks.devices(definition)
         self._check_boot(definition)
         swap = await asyncio.to_thread(self.swap_files.folder, definition)
         taps = await create_taps(definition)
         paths = self.paths(definition.uuid)
         try:
-            arguments = command_line(definition, accelerator, paths, VmResources(disks, taps, swap), incoming=incoming)
+            resources = VmResources(disks, taps, swap, devices)
+            arguments = command_line(definition, accelerator, paths, resources, incoming=incoming)
             instance = await Instance.start(definition, arguments, paths)
         except BaseException:
             await self.sweep(definition.uuid)

@@ -29,7 +29,7 @@ class VmDisks:
         for disk in definition.disks:
             store = self._datastore(disk.datastore)
             path = store.disk_path(definition.uuid, disk)
-            if not path.is_file():
+            if not (path.is_block_device() if store.is_of_devices else path.is_file()):
                 raise NotFound(f"Disk {disk.name} of VM {definition.name} is not there: {path}")
             if not incoming and (move := store.incoming_move(definition.uuid)) is not None:
                 raise CheckFailed(
@@ -38,6 +38,13 @@ class VmDisks:
                 )
             files[disk.name] = path
         return files
+
+    def devices(self, definition: VmDefinition) -> frozenset[str]:
+        """The names of the disks that lie on block devices.
+
+        :raise NotFound: a datastore is not there.
+        """
+        return frozenset(it.name for it in definition.disks if self._datastore(it.datastore).is_of_devices)
 
     def require_none(self, definition: VmDefinition) -> None:
         """:raise Busy: disks of the VM lie there already; they are not ours to use, nor to undo."""
@@ -48,7 +55,12 @@ class VmDisks:
     def make(self, definition: VmDefinition) -> None:
         """New, empty disks. After an error some may be there; `delete` them."""
         for disk in definition.disks:
-            self._datastore(disk.datastore).create_disk(definition.uuid, disk)
+            store = self._datastore(disk.datastore)
+            store.create_disk(definition.uuid, disk)
+            with store.open_target(definition.uuid, disk) as target:
+                if not target.is_blank:  # a device: what another VM left there is not for this one to read
+                    target.write_zeroes(0, target.size)
+                    target.sync()
 
     def delete(self, definition: VmDefinition) -> None:
         """All that the VM has in the datastores of its definition, beyond recovery."""

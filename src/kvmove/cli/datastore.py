@@ -6,6 +6,7 @@ import click
 
 from kvmove.cli.options import Group, Options, pass_options
 from kvmove.cli.output import Cells, Listing, Printer
+from kvmove.cli.rows import datastore_kind
 from kvmove.cli.session import ask
 from kvmove.disk.datastore import Datastore
 from kvmove.model.host import HostDatastore
@@ -45,6 +46,7 @@ def _row(store: HostDatastore) -> Cells:
         "name": store.name,
         "free": format_size(store.free),
         "size": format_size(store.size),
+        "on": datastore_kind(store),
         "path": store.path,
         "id": str(store.id),
     }

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from kvmove.cli.options import Group, Options, pass_options
 from kvmove.cli.output import Cells, Printer, facts, table
-from kvmove.cli.rows import HOSTS, host_words, link_speed
+from kvmove.cli.rows import HOSTS, datastore_kind, host_words, link_speed
 from kvmove.cli.session import ask
 from kvmove.model.host import HostInfo, HostStatus
 from kvmove.units import format_size
@@ -60,7 +60,13 @@ def _tables(info: HostInfo) -> list[RenderableType]:
         parts += ["", table(nics)]
     if info.datastores:
         stores = [
-            {"datastore": it.name, "free": format_size(it.free), "size": format_size(it.size), "path": it.path}
+            {
+                "datastore": it.name,
+                "free": format_size(it.free),
+                "size": format_size(it.size),
+                "on": datastore_kind(it),
+                "path": it.path,
+            }
             for it in info.datastores
         ]
         parts += ["", table(stores)]

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from kvmove.cli.output import Cells, Listing
 from kvmove.cli.progress import phase_name
-from kvmove.model.host import HostStatus, MigrationNic
+from kvmove.model.host import DatastoreInfo, HostStatus, MigrationNic
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import VmState, VmStatus
 from kvmove.units import format_size
@@ -39,6 +39,11 @@ def local_time(rfc3339: str | None) -> str:
 def host_words(host: HostStatus) -> Text:
     """`up`, or why not."""
     return Text("up", style="green") if host.reachable else Text(f"no answer: {host.reason}", style="red")
+
+
+def datastore_kind(store: DatastoreInfo) -> str:
+    """What disks there lie on: `files`, or `devices, 3 free`."""
+    return "files" if store.devices is None else f"devices, {len(store.devices)} free"
 
 
 def vm_row(vm: VmStatus) -> Cells:

@@ -112,9 +112,12 @@ def _print(options: Options, found: VmStatus) -> None:
 
 
 def disk_file(host: HostInfo | None, vm: UUID, disk: DiskDefinition) -> str:
-    """Where a disk's file is on its host (the layout of `disk.datastore`); empty when the host has not told."""
-    stores = {store.name: store.path for store in host.datastores} if host else {}
-    return f"{stores[disk.datastore]}/{vm}/{disk.name}.{disk.format}" if disk.datastore in stores else ""
+    """Where a disk's file is on its host (the layout of `disk.datastore`), or the claim that names its device; empty
+    when the host has not told."""
+    store = next((it for it in host.datastores if it.name == disk.datastore), None) if host else None
+    if store is None:
+        return ""
+    return f"{store.path}/{vm}/{disk.name}.{disk.format if store.devices is None else 'device'}"
 
 
 def swap_words(definition: VmDefinition) -> str:

@@ -2,6 +2,7 @@
 
     .kvmove-datastore                       identity, {"id": uuid, "version": 1}
     <uuid>/<disk>.<format>                  the disks of a VM, `.raw` or `.qcow2`
+    <uuid>/<disk>.device                    a disk that lies on a block device, see `claims`
     <uuid>/.incoming-<move id>              the folder is partial, see `incoming`
     .kvmove-quarantine/<uuid>.<move id>/    what a finished move left behind, see `quarantine`
     .kvmove-swap/                           where QEMUs make their swap files, which have no names
@@ -17,13 +18,14 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from kvmove.disk import incoming, quarantine
-from kvmove.disk.errors import disk_error
+from kvmove.disk import claims, incoming, quarantine, reservation
+from kvmove.disk.claims import Claim, Devices
+from kvmove.disk.errors import DiskError, disk_error
 from kvmove.disk.folder import Folder
 from kvmove.disk.quarantine import Quarantined
 from kvmove.disk.raw_file import RawFile
@@ -43,14 +45,17 @@ _NAME = re.compile(NAME_PATTERN)
 class Datastore:
     """An open datastore; make it with `create` or `open`. Holds nothing open between calls.
 
+    With `devices`, globs of the administrator's, its disks lie on block devices that these match, and on no others.
+
     Every method may raise NotFound (the datastore or what is asked for is not there any more) and DiskError (the
     storage failed, or a link lies where a folder or a disk should).
     """
 
-    def __init__(self, name: str, path: Path, identity: UUID) -> None:
+    def __init__(self, name: str, path: Path, identity: UUID, devices: Sequence[str] = ()) -> None:
         self.name = name
         self.path = path
         self.id = identity
+        self._devices = Devices(devices) if devices else None
         self._deleting = threading.Lock()  # a purge would take what is just being deleted for a leftover
 
     # The datastore itself
@@ -70,22 +75,32 @@ class Datastore:
         return store
 
     @classmethod
-    def open(cls, name: str, path: Path) -> "Datastore":
+    def open(cls, name: str, path: Path, devices: Sequence[str] = ()) -> "Datastore":
         """The datastore at `path`, which this host calls `name`.
 
         :raise NotFound: no identity file: never made a datastore, or its file system is not mounted.
         :raise InvalidInput: the identity file is damaged or of a later version.
         """
-        store = cls(_checked(name, "datastore"), path, UUID(int=0))
+        store = cls(_checked(name, "datastore"), path, UUID(int=0), devices)
         with store._guard("open it"), Folder.at(path) as root:
             store.id = store._identity(root)
         return store
 
     def info(self) -> DatastoreInfo:
-        """Identity, size and free space (bytes) now."""
+        """Identity, size and free space (bytes) now; of devices the sums."""
         with self._root("look at it") as root:
             size, free = root.space()
-        return DatastoreInfo(name=self.name, id=self.id, path=str(self.path), size=size, free=free)
+            sizes = None
+            if self._devices is not None:
+                sizes = tuple(sorted(device.size for device in self._devices.free(root).values()))
+                free = sum(sizes)
+                size = free + self._devices.claimed_size(root)
+        return DatastoreInfo(name=self.name, id=self.id, path=str(self.path), size=size, free=free, devices=sizes)
+
+    @property
+    def is_of_devices(self) -> bool:
+        """Whether its disks lie on block devices."""
+        return self._devices is not None
 
     def vms(self) -> list[UUID]:
         """The VMs that have a folder here, partial ones included."""
@@ -103,8 +118,14 @@ class Datastore:
     # Disks
 
     def disk_path(self, vm: UUID, disk: DiskDefinition) -> Path:
-        """Where this disk lies or will lie, for QEMU's command line."""
+        """Where this disk lies or will lie, for QEMU's command line. Of a disk that is to lie on a device and has none
+        yet, where its claim will be.
+
+        :raise NotFound: also when its device is not there, or not one that the configuration allows.
+        """
         path = self._path_of(vm, disk)
+        if self._devices is not None and path.exists():
+            return self._claim(self._devices, vm, disk).device
         with self._root(f"find {vm}/{disk.name}") as root:
             if root.has(str(vm)):
                 with root.folder(str(vm)) as folder:
@@ -113,21 +134,24 @@ class Datastore:
         return path
 
     def create_disk(self, vm: UUID, disk: DiskDefinition, *, reserve: int = 0) -> Path:
-        """A new disk without data, durable; the VM's folder is made when there is none.
+        """A new disk, durable; the VM's folder is made when there is none. Return where it lies.
 
-        `reserve` bytes must be free now. For a VM that moves in call `begin_incoming` before.
+        It holds nothing, but on a device what that held before. `reserve` bytes of a thin disk must be free and are
+        promised to it until its folder is whole. For a VM that moves in call `begin_incoming` before.
 
-        :raise CheckFailed: too little is free, or this version makes no such disk.
+        :raise CheckFailed: too little is free, no device is, or this version makes no such disk here.
         """
         path = self._path_of(vm, disk)
-        _require_known(disk)
+        self._require_possible(disk)
         with self._root(f"make {vm}/{disk.name}") as root:
             is_new = not root.has(str(vm))
             with root.make_folder(str(vm)) if is_new else root.folder(str(vm)) as folder:
                 try:
-                    with RawTarget.create(path, disk.size, reserve=reserve, dir_fd=folder.fileno()) as target:
-                        target.sync()
-                except KvmoveError:
+                    if self._devices is not None:
+                        path = self._devices.claim(root, folder, disk.name, disk.size)
+                    else:
+                        _make_file(root, folder, path, disk, reserve)
+                except (KvmoveError, OSError):
                     if is_new:
                         root.remove_tree(str(vm))
                     raise
@@ -138,14 +162,21 @@ class Datastore:
     def open_source(self, vm: UUID, disk: DiskDefinition, *, direct: bool) -> RawFile:
         """The disk, to be read; `direct` past the page cache."""
         path = self._path_of(vm, disk)
+        if self._devices is not None:
+            claim = self._claim(self._devices, vm, disk)
+            return RawFile(claim.device, direct=direct, device_size=claim.size)
         with self._root(f"open {vm}/{disk.name}") as root, root.folder(str(vm)) as folder:
             return RawFile(path, direct=direct, dir_fd=folder.fileno())
 
     def open_target(self, vm: UUID, disk: DiskDefinition) -> RawTarget:
         """The disk, to be written."""
         path = self._path_of(vm, disk)
+        if self._devices is not None:
+            claim = self._claim(self._devices, vm, disk)
+            return RawTarget(claim.device, thick=True, device_size=claim.size)
         with self._root(f"open {vm}/{disk.name}") as root, root.folder(str(vm)) as folder:
-            return RawTarget(path, dir_fd=folder.fileno())
+            thick = disk.provisioning is Provisioning.THICK
+            return RawTarget(path, thick=thick, dir_fd=folder.fileno())
 
     def delete_vm(self, vm: UUID) -> None:
         """Delete the VM's disks here, beyond recovery. Nothing happens when there are none.
@@ -220,7 +251,28 @@ class Datastore:
     # Inside
 
     def _path_of(self, vm: UUID, disk: DiskDefinition) -> Path:
-        return self.path / str(vm) / f"{_checked(disk.name, 'disk')}.{disk.format}"
+        return (
+            self.path
+            / str(vm)
+            / f"{_checked(disk.name, 'disk')}{claims.SUFFIX if self._devices else f'.{disk.format}'}"
+        )
+
+    def _claim(self, devices: Devices, vm: UUID, disk: DiskDefinition) -> Claim:
+        with self._root(f"find the device of {vm}/{disk.name}") as root, root.folder(str(vm)) as folder:
+            claim = devices.of(folder, disk.name)
+        if claim.size != disk.size:
+            raise DiskError(f"disk {disk.name} has {disk.size} bytes, its claim on {claim.device} is for {claim.size}")
+        return claim
+
+    def _require_possible(self, disk: DiskDefinition) -> None:
+        if self.is_of_devices and (disk.format, disk.provisioning) != (DiskFormat.RAW, Provisioning.THICK):
+            raise CheckFailed(
+                f"disk {disk.name} cannot be {disk.provisioning} {disk.format} on datastore {self.name}: a disk on a"
+                " block device has all its space, and the device's bytes are the disk's",
+                hint='Ask for format "raw" and provisioning "thick", or choose another datastore.',
+            )
+        if disk.format is not DiskFormat.RAW:
+            raise CheckFailed(f"disk {disk.name} is {disk.format}; this version makes no such disks")
 
     @contextmanager
     def _root(self, what: str) -> Iterator[Folder]:
@@ -264,9 +316,16 @@ def _checked(name: str, kind: str) -> str:
     return name
 
 
-def _require_known(disk: DiskDefinition) -> None:
-    if (disk.format, disk.provisioning) != (DiskFormat.RAW, Provisioning.THIN):
-        raise CheckFailed(f"disk {disk.name} is not raw and thin; this version makes no others")
+def _make_file(root: Folder, folder: Folder, path: Path, disk: DiskDefinition, reserve: int) -> None:
+    thick = disk.provisioning is Provisioning.THICK
+    need = disk.size if thick else reserve
+    with claims.locked(root) if need else nullcontext():
+        if need:
+            reservation.require_free(root, need)
+        with RawTarget.create(path, disk.size, thick=thick, dir_fd=folder.fileno()) as target:
+            target.sync()
+        if reserve and not thick:
+            reservation.promise(folder, path.name, reserve)
 
 
 def _uuid(name: str) -> UUID | None:

@@ -17,6 +17,9 @@ from kvmove.errors import Busy
 _MARKER = ".incoming-"
 _NEW = ".kvmove-new-"
 
+RESERVE_SUFFIX = ".reserve"
+"""Of what says how much space a disk in a partial folder was promised; see `reservation`."""
+
 
 def begin(root: Folder, vm: UUID, move_id: str) -> None:
     """Make the folder with its marker, durably. Repeating it for the same move changes nothing.
@@ -37,7 +40,12 @@ def begin(root: Folder, vm: UUID, move_id: str) -> None:
 def move_of(root: Folder, vm: UUID) -> str | None:
     """The move that the VM's folder is partial for; None when it is whole."""
     with root.folder(str(vm)) as folder:
-        return next((name.removeprefix(_MARKER) for name in folder.names() if name.startswith(_MARKER)), None)
+        return next((name.removeprefix(_MARKER) for name in folder.names() if is_marker(name)), None)
+
+
+def is_marker(name: str) -> bool:
+    """Whether a folder with this entry is partial."""
+    return name.startswith(_MARKER)
 
 
 def require(root: Folder, vm: UUID, move_id: str | None) -> None:
@@ -58,6 +66,9 @@ def commit(root: Folder, vm: UUID, move_id: str) -> None:
         return
     require(root, vm, move_id)
     with root.folder(str(vm)) as folder:
+        for name in folder.names():
+            if name.endswith(RESERVE_SUFFIX):
+                folder.remove(name)
         folder.sync()  # the disks' entries, before what says that they are all there
         folder.remove(_MARKER + move_id)
         folder.sync()

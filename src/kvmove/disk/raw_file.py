@@ -1,4 +1,4 @@
-"""The source disk: a raw image that a guest uses at the same time, opened to be read only.
+"""The source disk: a raw image, or a block device, that a guest uses at the same time, opened to be read only.
 
 Invariant: a read fills the whole buffer with what is on the disk, or raises. What could not be read is never taken
 for zeroes: the destination would be silently wrong.
@@ -17,12 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from kvmove.disk import block_device
 from kvmove.disk.errors import DiskError, disk_error
 from kvmove.disk.extents import Extent, extents
 from kvmove.units import MIB
 
 ALIGNMENT = 4096
-"""What O_DIRECT may ask for of offset, length and memory: the logical block size, 4096 on the coarsest disks."""
+"""What O_DIRECT may ask for of offset, length and memory: the logical block size, 4096 on the coarsest disks. What is
+so aligned can be read and written directly wherever a disk lies."""
 
 _BOUNCE = MIB
 
@@ -35,24 +37,34 @@ def aligned_buffer(size: int) -> memoryview:
 class RawFile:
     """A raw image, read only. With `dir_fd`, `path` is for messages and its last part is looked up in that folder.
 
-    `size` in bytes, as it was when opened. Reads may come from any number of threads. See `interface.SourceDisk`.
+    `size` in bytes, as it was when opened; no read goes beyond it. Reads may come from any number of threads. See
+    `interface.SourceDisk`.
     """
 
     is_overlay = False
 
-    def __init__(self, path: Path, *, direct: bool = False, dir_fd: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, direct: bool = False, dir_fd: int | None = None, device_size: int | None = None
+    ) -> None:
         """Open it. A symbolic link is refused. Where the file system knows no direct reads, they are buffered.
 
-        :raise DiskError: it is not there, is a link, or may not be read.
+        With `device_size` it is a block device of which the disk is the first so many bytes; links lead to devices.
+
+        :raise DiskError: it is not there, is a link, is no such device, or may not be read.
         """
         self.path = path
+        self.is_device = device_size is not None
         name = path if dir_fd is None else path.name
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_NOFOLLOW if device_size is None else 0)
         try:
             self._fd, self.is_direct = _open(name, flags, dir_fd, direct)
         except OSError as error:
             raise disk_error("open it", path, error) from error
-        self.size = os.fstat(self._fd).st_size
+        try:
+            self.size, self._alignment = measure(self._fd, path, device_size)
+        except BaseException:
+            os.close(self._fd)
+            raise
 
     @property
     def file(self) -> int:
@@ -61,12 +73,14 @@ class RawFile:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` with the bytes at `offset`. A direct read needs no copy if buffer, offset and length are
-        multiples of `ALIGNMENT` (see `aligned_buffer`); others cost one.
+        multiples of `ALIGNMENT` (see `aligned_buffer`); others cost one, but for a device's of whole logical blocks.
 
         :raise DiskError: naming the range. The buffer's content is then undefined and must not be used.
         """
+        if self.is_device:
+            require_within(self.size, offset, len(buffer), self.path)
         try:
-            if self.is_direct and (offset | len(buffer) | address_of(buffer)) % ALIGNMENT:
+            if self.is_direct and (offset | len(buffer) | address_of(buffer)) % self._alignment:
                 self._read_bounced(buffer, offset)
             else:
                 self._read(buffer, offset, len(buffer))
@@ -114,13 +128,39 @@ class RawFile:
         with aligned_buffer(_BOUNCE) as bounce:
             done = 0
             while done < len(buffer):
-                start = (offset + done) // ALIGNMENT * ALIGNMENT
+                start = (offset + done) // self._alignment * self._alignment
                 skip = offset + done - start
                 count = min(_BOUNCE - skip, len(buffer) - done)
-                whole = -(-(skip + count) // ALIGNMENT) * ALIGNMENT
+                whole = -(-(skip + count) // self._alignment) * self._alignment
                 self._read(bounce[:whole], start, skip + count)
                 buffer[done : done + count] = bounce[skip : skip + count]
                 done += count
+
+
+def measure(fd: int, path: Path, device_size: int | None) -> tuple[int, int]:
+    """Size and alignment (bytes) of the disk in the open file, or in the device of which it is the first
+    `device_size` bytes.
+
+    :raise DiskError: it is not the device that it should be.
+    """
+    if device_size is None:
+        return os.fstat(fd).st_size, ALIGNMENT
+    try:
+        device = block_device.facts(fd)
+    except OSError as error:
+        raise disk_error("look at the device", path, error) from error
+    if device is None or device.size < device_size or device_size % device.block:
+        raise DiskError(f"{path}: it is no block device that could hold {device_size} bytes in whole blocks")
+    return device_size, device.block
+
+
+def require_within(size: int, offset: int, length: int, path: Path) -> None:
+    """For a device, which does not end where the disk does.
+
+    :raise DiskError: the range goes beyond the disk's end.
+    """
+    if offset < 0 or offset + length > size:
+        raise DiskError(f"{path}: the disk ends at {size}; {length} bytes at {offset} go beyond it")
 
 
 def _open(name: Path | str, flags: int, dir_fd: int | None, direct: bool) -> tuple[int, bool]:

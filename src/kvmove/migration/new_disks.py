@@ -50,15 +50,12 @@ class NewDisks:
 
     def pivots(self, instance: Instance) -> list[Pivot]:
         """The switch of each disk to its new image."""
-        return [
-            Pivot(
-                instance,
-                self._plan.vm,
-                disk.name,
-                self._host.datastores[disk.destination_datastore].disk_path(self._vm, self._plan.new_disk(disk)),
-            )
-            for disk in self._plan.disks
-        ]
+        pivots = []
+        for disk in self._plan.disks:
+            store = self._host.datastores[disk.destination_datastore]
+            file = store.disk_path(self._vm, self._plan.new_disk(disk))
+            pivots.append(Pivot(instance, self._plan.vm, disk.name, file, is_device=store.is_of_devices))
+        return pivots
 
     def are_there(self) -> bool:
         """Whether they were not discarded.

@@ -15,13 +15,18 @@ class MigrationNic(Strict):
 
 
 class DatastoreInfo(Strict):
-    """A datastore: a directory with an identity file. `id` tells whether two hosts see the same one. Bytes."""
+    """A datastore: a directory with an identity file. `id` tells whether two hosts see the same one. Bytes.
+
+    `devices` are the sizes of the free block devices of a datastore whose disks lie on such, and `size` and `free` sums
+    then; None for any other.
+    """
 
     name: Name
     id: UUID
     path: str
     size: int
     free: int
+    devices: tuple[int, ...] | None = None
 
 
 class HostDatastore(DatastoreInfo):

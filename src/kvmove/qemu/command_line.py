@@ -70,11 +70,13 @@ class VmPaths(NamedTuple):
 
 
 class VmResources(NamedTuple):
-    """What this host gives the VM: a file per disk name, a tap device per NIC name, and a folder for its swap file."""
+    """What this host gives the VM: a file per disk name, a tap device per NIC name, and a folder for its swap file.
+    `devices` names the disks whose file is a block device."""
 
     disks: Mapping[str, Path]
     taps: Mapping[str, str]
     swap: Path | None = None
+    devices: frozenset[str] = frozenset()
 
 
 def guest_memory(definition: VmDefinition, accelerator: Accelerator) -> int:
@@ -109,7 +111,7 @@ def command_line(
     ]
     arguments += _boot(definition.boot) if definition.boot else []
     for index, disk in enumerate(definition.disks):
-        arguments += _disk(index, disk, resources.disks[disk.name], bootable=definition.boot is None)
+        arguments += _disk(index, disk, resources, bootable=definition.boot is None)
     for index, nic in enumerate(definition.nics):
         arguments += _nic(index, nic, resources.taps[nic.name])
     return [*arguments, "-incoming", "defer"] if incoming else arguments
@@ -160,9 +162,10 @@ def _boot(boot: BootDefinition) -> list[str]:
     return ["-kernel", boot.kernel, *initrd, "-append", boot.command_line]
 
 
-def _disk(index: int, disk: DiskDefinition, file: Path, *, bootable: bool) -> list[str]:
+def _disk(index: int, disk: DiskDefinition, resources: VmResources, *, bootable: bool) -> list[str]:
     node, _ = node_names(index)
-    protocol, image = node_options(node, disk, file)
+    is_device = disk.name in resources.devices
+    protocol, image = node_options(node, disk, resources.disks[disk.name], is_device=is_device)
     device: dict[str, Any] = {
         "driver": "virtio-blk-pci",
         "id": device_id(index),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvmove.errors import MoveFailed
-from kvmove.model.vm import DiskDefinition, VmDefinition
+from kvmove.model.vm import DiskDefinition, Provisioning, VmDefinition
 from kvmove.qemu.monitor import Monitor
 
 
@@ -50,21 +50,28 @@ def device_id(index: int) -> str:
     return f"vd{index}"
 
 
-def node_options(node: str, disk: DiskDefinition, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options (BlockdevOptions of QAPI) of the file node and of the root node `node`, in the order to add them."""
+def node_options(
+    node: str, disk: DiskDefinition, file: Path, *, is_device: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options (BlockdevOptions of QAPI) of the file node and of the root node `node`, in the order to add them.
+
+    `is_device`: `file` is a block device; the disk is its beginning, and the guest sees nothing of the rest.
+    """
     cache = {"direct": disk.cache == "none", "no-flush": False}
+    # A discard would give back the space that a thick image is to keep. What a device does with it is its own affair.
+    discard = "unmap" if is_device or disk.provisioning is Provisioning.THIN else "ignore"
     protocol = {
-        "driver": "file",
+        "driver": "host_device" if is_device else "file",
         "node-name": file_node(node),
         "filename": str(file),
         "cache": cache,
-        "discard": "unmap",
+        "discard": discard,
         # Without it QEMU syncs and drops the whole file's page cache when a destination takes over: in the downtime,
         # and for nothing, because our own writes to it were made on this host.
         "drop-cache": False,
     }
-    image = {"driver": disk.format, "node-name": node, "file": file_node(node), "cache": cache, "discard": "unmap"}
-    return protocol, image
+    image = {"driver": disk.format, "node-name": node, "file": file_node(node), "cache": cache, "discard": discard}
+    return protocol, image | ({"size": disk.size} if is_device else {})
 
 
 async def named_nodes(monitor: Monitor) -> dict[str, dict[str, Any]]:
@@ -95,7 +102,9 @@ async def current_disks(monitor: Monitor, definition: VmDefinition) -> dict[str,
                 f"Disk {disk.name} of VM {definition.name} is on the node {used.get('node-name')}, which is not ours.",
                 hint="Somebody changed the VM's disks by hand. Restart the VM.",
             )
-        found[disk.name] = CurrentDisk(ours[0], Path(used["file"]))
+        # With the option `size` QEMU names the root node by all of its options ("json:..."), so the file node is asked.
+        below = nodes.get(file_node(ours[0]), used)
+        found[disk.name] = CurrentDisk(ours[0], Path(below["file"]))
     return found
 
 

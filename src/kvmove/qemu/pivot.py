@@ -32,14 +32,17 @@ SWITCH_SECONDS = 10.0
 
 
 class Pivot:
-    """One disk's way to the image `file`; `disk` is its name in `definition`, of which only format and cache count.
+    """One disk's way to the image `file`; `disk` is its name in `definition`, which says how the new image is.
 
-    `file` must have the disk's full size, and be named by the same path each time. Another program's lock on it is
-    noticed by `switch`. Nothing is asked of QEMU before `prepare`.
+    `is_device`: `file` is a block device. It must have the disk's full size, and be named by the same path each time.
+    Another program's lock on it is noticed by `switch`. Nothing is asked of QEMU before `prepare`.
     """
 
-    def __init__(self, instance: Instance, definition: VmDefinition, disk: str, file: Path) -> None:
+    def __init__(
+        self, instance: Instance, definition: VmDefinition, disk: str, file: Path, *, is_device: bool = False
+    ) -> None:
         self.file = file
+        self._is_device = is_device
         self._instance = instance
         self._definition = definition
         self._index, self._disk = next((n, d) for n, d in enumerate(definition.disks) if d.name == disk)
@@ -57,7 +60,7 @@ class Pivot:
         current = await self._current()
         new = spare_name(self._index, current.node)
         await self._delete(new)
-        for options in node_options(new, self._disk, self.file):
+        for options in node_options(new, self._disk, self.file, is_device=self._is_device):
             await self._instance.monitor.execute("blockdev-add", options)
         nodes = await named_nodes(self._instance.monitor)
         have, want = (nodes[name]["image"]["virtual-size"] for name in (new, current.node))

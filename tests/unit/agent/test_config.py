@@ -28,6 +28,11 @@ name = "mig1"
 name = "local"
 path = "/srv/disks"
 
+[[datastore]]
+name = "san"
+path = "/srv/san"
+devices = ["/dev/vg0/kv*", "/dev/sdb"]
+
 [move]
 forward_buffer = "32MiB"
 write_deadline_ms = 1500
@@ -48,7 +53,10 @@ def test_all_keys_are_read_in_their_units(tmp_path: Path) -> None:
     assert (found.name, found.control, found.data_port) == ("h1", "10.0.0.1:7441", 17451)
     assert (found.state, found.run, found.pki) == (Path("/srv/agent"), Path("/run/agent"), Path("/srv/pki"))
     assert found.nics == (NicConfig(name="mig0", speed=125_000_000), NicConfig(name="mig1", speed=0))
-    assert found.datastores == (DatastoreConfig(name="local", path=Path("/srv/disks")),)
+    assert found.datastores == (
+        DatastoreConfig(name="local", path=Path("/srv/disks")),
+        DatastoreConfig(name="san", path=Path("/srv/san"), devices=("/dev/vg0/kv*", "/dev/sdb")),
+    )
     assert found.move == MoveConfig(
         forward_buffer=32 * MIB, write_deadline_ms=1500, keep_source_seconds=60, streams_per_nic=2
     )
@@ -74,6 +82,13 @@ def test_what_is_left_out_has_the_documented_value(tmp_path: Path) -> None:
         ('[[nic]]\nname = "mig0"\n[[nic]]\nname = "mig0"', "nic mig0 is listed twice"),
         ('[[datastore]]\nname = "a"\npath = "disks"', "datastore.0.path: disks must be an absolute path"),
         ('[[datastore]]\nname = "../x"\npath = "/d"', "datastore.0.name"),
+        ('[[datastore]]\nname = "a"\npath = "/d"\ndevices = ["/srv/x"]', "/srv/x must be /dev/ and names"),
+        ('[[datastore]]\nname = "a"\npath = "/d"\ndevices = ["/dev/../x"]', "/dev/../x must be /dev/ and names"),
+        ('[[datastore]]\nname = "a"\npath = "/d"\ndevices = ["/dev/**"]', "must be /dev/ and names"),
+        (
+            '[[datastore]]\nname = "a"\npath = "/d"\ndevices = ["/dev/sdb", "/dev/sdb"]',
+            "a datastore's device /dev/sdb is listed twice",
+        ),
         (
             '[[datastore]]\nname = "a"\npath = "/d"\n[[datastore]]\nname = "b"\npath = "/d"',
             "the folder of a datastore, /d is listed twice",

@@ -8,8 +8,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from kvmove.disk import reservation
+from kvmove.disk.claims import LOCK
 from kvmove.disk.datastore import IDENTITY, Datastore
 from kvmove.disk.errors import DiskError
+from kvmove.disk.folder import Folder
 from kvmove.errors import Busy, CheckFailed, InvalidInput, NotFound
 from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning
 
@@ -45,7 +48,7 @@ def open_files() -> int:
 
 
 def tree(path: Path) -> list[str]:
-    return sorted(str(entry.relative_to(path)) for entry in path.rglob("*") if entry.name != IDENTITY)
+    return sorted(str(entry.relative_to(path)) for entry in path.rglob("*") if entry.name not in (IDENTITY, LOCK))
 
 
 def test_an_identity_stays_and_tells_two_datastores_apart(store: Datastore, path: Path, tmp_path: Path) -> None:
@@ -152,11 +155,62 @@ def test_the_files_of_a_disk_in_two_formats_are_two(store: Datastore) -> None:
     assert store.disk_path(VM, ROOT).name == "root.raw"
 
 
-@pytest.mark.parametrize("change", [{"format": DiskFormat.QCOW2}, {"provisioning": Provisioning.THICK}])
-def test_a_disk_that_cannot_be_made_yet_is_refused(store: Datastore, path: Path, change: dict[str, str]) -> None:
-    with pytest.raises(CheckFailed, match="disk root"):
-        store.create_disk(VM, ROOT.model_copy(update=change))
+def test_a_disk_that_cannot_be_made_yet_is_refused(store: Datastore, path: Path) -> None:
+    with pytest.raises(CheckFailed, match="disk root is qcow2"):
+        store.create_disk(VM, ROOT.model_copy(update={"format": DiskFormat.QCOW2}))
     assert tree(path) == []
+
+
+def test_a_thick_disk_has_its_space_from_the_start_and_keeps_it(store: Datastore, path: Path) -> None:
+    thick = ROOT.model_copy(update={"provisioning": Provisioning.THICK})
+    made = store.create_disk(VM, thick)
+    assert made.stat().st_blocks * 512 >= thick.size == made.stat().st_size
+    with store.open_target(VM, thick) as target:
+        assert target.is_blank
+        target.write_at(0, b"x" * MIB)
+        target.write_zeroes(1, MIB - 1)
+        target.sync()
+        assert target.allocated() >= thick.size
+    with store.open_target(VM, thick) as target:
+        assert not target.is_blank
+    assert made.read_bytes() == b"x" + bytes(MIB - 1)
+
+
+def test_a_thick_disk_that_has_no_room_leaves_nothing(store: Datastore, path: Path) -> None:
+    with pytest.raises(CheckFailed, match="free"):
+        store.create_disk(VM, ROOT.model_copy(update={"provisioning": Provisioning.THICK, "size": 2**60}))
+    assert tree(path) == []
+
+
+def test_space_is_promised_to_one_move_alone_and_only_until_it_is_taken(store: Datastore, path: Path) -> None:
+    most = store.info().free // 4 * 3 // MIB * MIB  # others may use and free space meanwhile
+    big = ROOT.model_copy(update={"size": most})
+    store.begin_incoming(VM, "m1")
+    store.create_disk(VM, big, reserve=most)
+    store.begin_incoming(OTHER, "m2")
+    with pytest.raises(CheckFailed, match="promised to moves under way"):
+        store.create_disk(OTHER, big, reserve=most)
+    with pytest.raises(CheckFailed, match="promised to moves under way"):
+        store.create_disk(OTHER, ROOT.model_copy(update={"size": most, "provisioning": Provisioning.THICK}))
+    store.create_disk(OTHER, disk("small"), reserve=MIB)  # there is room for this one besides
+    store.commit_incoming(VM, "m1")
+    assert tree(path / str(VM)) == ["root.raw"]
+    store.create_disk(OTHER, big, reserve=most)
+    store.discard_incoming(OTHER, "m2")
+    assert [entry for entry in tree(path) if "reserve" in entry] == []
+
+
+def test_what_a_disk_has_taken_is_not_counted_twice(store: Datastore, path: Path) -> None:
+    store.begin_incoming(VM, "m1")
+    store.create_disk(VM, disk("data", 64 * MIB), reserve=64 * MIB)
+    with Folder.at(path) as root:
+        assert reservation.outstanding(root) == 64 * MIB
+        with store.open_target(VM, disk("data", 64 * MIB)) as target:
+            target.write_at(0, b"x" * (16 * MIB))
+            target.sync()
+            assert reservation.outstanding(root) == 64 * MIB - target.allocated()
+        store.commit_incoming(VM, "m1")
+        assert reservation.outstanding(root) == 0
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -12,7 +12,6 @@ from kvmove.disk import raw_target
 from kvmove.disk.errors import DiskError
 from kvmove.disk.raw_file import RawFile, aligned_buffer
 from kvmove.disk.raw_target import RawTarget
-from kvmove.errors import CheckFailed
 
 MIB = 1024 * 1024
 SIZE = 3 * MIB + 512
@@ -126,11 +125,10 @@ def test_a_disk_that_exists_is_not_made_anew(image: Path) -> None:
     assert image.read_bytes() == CONTENT[:SIZE]
 
 
-def test_without_room_nothing_is_made(tmp_path: Path) -> None:
-    with pytest.raises(CheckFailed, match="free"):
-        RawTarget.create(tmp_path / "t.raw", 512, reserve=2**60)
+@pytest.mark.parametrize("thick", [False, True])
+def test_a_disk_that_is_too_large_for_any_file_leaves_nothing(tmp_path: Path, thick: bool) -> None:
     with pytest.raises(DiskError):
-        RawTarget.create(tmp_path / "t.raw", 2**62)  # longer than any file may be
+        RawTarget.create(tmp_path / "t.raw", 2**62, thick=thick)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmove.model.vm import BootDefinition, DiskDefinition, NicDefinition, VmDefinition
+from kvmove.model.vm import BootDefinition, DiskDefinition, NicDefinition, Provisioning, VmDefinition
 from kvmove.qemu.accelerator import Accelerator
 from kvmove.qemu.command_line import (
     VmPaths,
@@ -106,6 +106,20 @@ def test_a_disk_is_a_raw_node_over_a_file_node_with_explicit_formats() -> None:
         "drop-cache": False,
     }
     assert (image["driver"], image["node-name"], image["file"]) == ("raw", "disk0", "disk0-file")
+
+
+def test_a_disk_on_a_device_is_the_beginning_of_it() -> None:
+    on_device = resources(vm())._replace(devices=frozenset({"disk-0"}))
+    file, image = nodes(command_line(vm(), "tcg", paths(), on_device))
+    assert (file["driver"], image["driver"], image["size"]) == ("host_device", "raw", MIB)
+
+
+def test_a_guest_cannot_give_back_the_space_of_a_thick_disk() -> None:
+    disk = DiskDefinition(name="disk-0", datastore="ds", size=MIB, provisioning=Provisioning.THICK)
+    definition = vm().model_copy(update={"disks": (disk,)})
+    file, image = nodes(command_line(definition, "tcg", paths(), resources(definition)))
+    assert (file["discard"], image["discard"]) == ("ignore", "ignore")
+    assert "size" not in image
 
 
 def test_writeback_goes_through_the_page_cache() -> None:

@@ -64,6 +64,14 @@ async def test_a_disk_is_on_what_its_device_uses_whatever_else_is_there(tmp_path
     }
 
 
+async def test_a_node_that_qemu_names_by_its_options_is_known_by_its_file_node(tmp_path: Path) -> None:
+    name = 'json:{"size": 8388608, "driver": "raw", "file": {"driver": "host_device", "filename": "/dev/kv1"}}'
+    devices = [device(0, "disk0", name), device(1, "disk1", "/b/data")]
+    nodes = [node("disk0", name), node("disk0-file", "/dev/kv1"), node("disk1", "/b/data")]
+    found = await look(tmp_path, devices, nodes)
+    assert found["root"] == CurrentDisk("disk0", Path("/dev/kv1"))
+
+
 async def test_a_mirrors_filter_is_seen_through(tmp_path: Path) -> None:
     devices = [device(0, "mirror-filter0", "/b/root"), device(1, "pivot-filter1", "/a/data")]
     nodes = [node("mirror-filter0", "/b/root"), node("disk0-alt", "/b/root")]
