@@ -42,7 +42,7 @@ class Refused(Exception):
     """The server could not do a request and said so. `number` is an errno; NBD's numbers are those of Linux."""
 
     def __init__(self, number: int, message: str = "") -> None:
-        super().__init__(message or os.strerror(number))
+        super().__init__(f"{os.strerror(number)} ({message})" if message else os.strerror(number))
         self.number = number
 
 

@@ -32,10 +32,14 @@ class Identity(NamedTuple):
 
 
 class QemuProcess:
-    """One QEMU process, alive or ended. `close` gives up the handle, never the process."""
+    """One QEMU process, alive or ended. `close` gives up the handle, never the process.
+
+    `exit_code` is known (not None) once a child of ours was seen to have ended; a signal's number is negative.
+    """
 
     def __init__(self, identity: Identity, pidfd: int) -> None:
         self.identity = identity
+        self.exit_code: int | None = None
         self._pidfd = pidfd
         self._ended = False
 
@@ -107,7 +111,8 @@ class QemuProcess:
         if not poll.poll(0):
             return True
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
+            _, status = os.waitpid(self.pid, os.WNOHANG)
+            self.exit_code = os.waitstatus_to_exitcode(status)
         self._ended = True
         return False
 
