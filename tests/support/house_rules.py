@@ -17,7 +17,7 @@ _QMP_COMMANDS = """
     blockdev-add blockdev-backup blockdev-del blockdev-mirror blockdev-reopen device_add device_del exec-oob
     human-monitor-command job-cancel job-complete job-dismiss migrate-continue migrate-incoming
     migrate-set-capabilities migrate-set-parameters migrate_cancel nbd-server-start nbd-server-stop object-add
-    qmp_capabilities query-block query-block-jobs query-jobs query-migrate query-named-block-nodes
+    qmp_capabilities query-block query-block-exports query-block-jobs query-jobs query-migrate query-named-block-nodes
     query-status system_powerdown yank
 """
 QMP_COMMANDS = frozenset(_QMP_COMMANDS.split())

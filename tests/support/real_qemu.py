@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from kvmove.model.vm import DiskDefinition, VmDefinition
+from kvmove.disk import qcow2
+from kvmove.disk.qcow2 import Layer
+from kvmove.model.vm import DiskDefinition, DiskFormat, VmDefinition
 from kvmove.qemu import run_control
 from kvmove.qemu.command_line import VmPaths, VmResources, command_line
 from kvmove.qemu.features import find_features
@@ -39,18 +41,20 @@ class Machine(NamedTuple):
         return await run_control.run_state(self.qemu.monitor)
 
 
-def definition(uuid: UUID | None = None, disks: int = 1) -> VmDefinition:
+def definition(uuid: UUID | None = None, disks: int = 1, disk_format: DiskFormat = DiskFormat.RAW) -> VmDefinition:
     """A VM of 64 MiB (QEMU gets 64 KiB less) with small disks."""
     return VmDefinition(
         name="guest",
         uuid=uuid or uuid4(),
         memory=64 << 20,
-        disks=tuple(DiskDefinition(name=f"disk{n}", datastore="ds", size=DISK_SIZE) for n in range(disks)),
+        disks=tuple(
+            DiskDefinition(name=f"disk{n}", datastore="ds", size=DISK_SIZE, format=disk_format) for n in range(disks)
+        ),
     )
 
 
 def make_disks(folder: Path, vm: VmDefinition, *, blank: bool = False) -> dict[str, Path]:
-    """A file per disk; the first holds the guest, unless `blank`."""
+    """A file per disk; the first holds the guest, unless `blank`. A qcow2 disk rests on a raw one that does."""
     folder.mkdir(exist_ok=True)
     files = {disk.name: folder / f"{disk.name}.raw" for disk in vm.disks}
     for number, file in enumerate(files.values()):
@@ -58,6 +62,11 @@ def make_disks(folder: Path, vm: VmDefinition, *, blank: bool = False) -> dict[s
             file.write_bytes(bytes(DISK_SIZE))
         else:
             write_boot_disk(file)
+    for disk in vm.disks:
+        if disk.format is DiskFormat.QCOW2:
+            base = Layer(files[disk.name], DiskFormat.RAW)
+            files[disk.name] = folder / f"{disk.name}.qcow2"
+            qcow2.create(files[disk.name], DISK_SIZE, backing=base)
     return files
 
 
