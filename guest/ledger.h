@@ -68,7 +68,8 @@ uint64_t report_take_gap(void);
 void report_tick(uint64_t at_ns);
 int report_receipt_seen(void);
 
-/* heartbeat.c, writer.c, ram.c */
+/* agent.c, heartbeat.c, writer.c, ram.c */
+void agent_start(void);
 void *heartbeat_run(void *unused);
 void writers_start(void);
 void *ram_run(void *unused);

@@ -73,6 +73,7 @@ int main(void)
     read_options();
     boot_nonce = setup_nonce();
     setup_network();
+    agent_start();
     report_start();
     start_thread(heartbeat_run, NULL, 1);
     for (int i = 0; options.recorder.sin_port && !report_receipt_seen() && i < 100; i++)

@@ -139,6 +139,7 @@ def _details(found: VmStatus, host: HostInfo | None) -> RenderableType:
             "vCPUs": str(definition.vcpus),
             "Memory": format_size(definition.memory),
             "Swap file": swap_words(definition),
+            "Guest agent": "yes" if definition.guest_agent else "no",
             "Accelerator": found.accelerator or definition.accelerator,
             "QEMU's pid": str(found.pid or ""),
             "Boots": f"kernel {definition.boot.kernel}" if definition.boot else "from its first disk",

@@ -93,7 +93,8 @@ class BootDefinition(Strict):
 
 
 class VmDefinition(Strict):
-    """What the operator wrote. `memory` is what was asked for; see `qemu.command_line` for what QEMU gets."""
+    """What the operator wrote. `memory` is what was asked for; see `qemu.command_line` for what QEMU gets. With
+    `guest_agent` the guest has a serial port on which an agent in it may be spoken to."""
 
     name: Name
     uuid: UUID
@@ -104,6 +105,7 @@ class VmDefinition(Strict):
     nics: Annotated[tuple[NicDefinition, ...], Field(max_length=8)] = ()
     boot: BootDefinition | None = None
     swap: Swap = NO_SWAP
+    guest_agent: bool = False
 
     @property
     def swap_datastore(self) -> str | None:

@@ -34,6 +34,7 @@ CPU_MODEL = "Nehalem"
 
 _FIRST_DISK_SLOT = 0x03
 _FIRST_NIC_SLOT = 0x13  # 16 disks later
+_AGENT_SLOT = 0x1B  # 8 NICs later
 _RAM = "pc.ram"  # what QEMU calls this machine's RAM block by default
 _SERIAL_LENGTH = 20  # virtio-blk's limit
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -55,6 +56,11 @@ class VmPaths(NamedTuple):
     @property
     def oob_monitor(self) -> Path:
         return self.folder / "oob.sock"
+
+    @property
+    def agent(self) -> Path:
+        """Socket of the serial port on which an agent in the guest listens."""
+        return self.folder / "agent.sock"
 
     @property
     def pidfile(self) -> Path:
@@ -114,6 +120,7 @@ def command_line(
         arguments += _disk(index, disk, resources, bootable=definition.boot is None)
     for index, nic in enumerate(definition.nics):
         arguments += _nic(index, nic, resources.taps[nic.name])
+    arguments += _agent(paths.agent) if definition.guest_agent else []
     return [*arguments, "-incoming", "defer"] if incoming else arguments
 
 
@@ -191,6 +198,21 @@ def _nic(index: int, nic: NicDefinition, tap: str) -> list[str]:
     }
     netdev = f"tap,id=net{index},ifname={_plain(tap)},script=no,downscript=no"
     return ["-netdev", netdev, "-device", _json(device)]
+
+
+def _agent(socket: Path) -> list[str]:
+    """The port has the name by which the agent (qemu-ga) looks for it."""
+    bus = {"driver": "virtio-serial-pci", "id": "serial", "bus": "pcie.0", "addr": f"{_AGENT_SLOT:#x}"}
+    port = {
+        "driver": "virtserialport",
+        "id": "agent-port",
+        "bus": "serial.0",
+        "nr": 1,
+        "chardev": "agent",
+        "name": "org.qemu.guest_agent.0",
+    }
+    chardev = f"socket,id=agent,path={_plain(socket)},server=on,wait=off"
+    return ["-chardev", chardev, "-device", _json(bus), "-device", _json(port)]
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -34,12 +34,14 @@ _LOG_LINES = 6
 @dataclass
 class Instance:
     """A QEMU that runs. `disk_nodes` gives the root node of every disk by the disk's name: the node to mirror. It is
-    what QEMU said when we connected, and says anew after each step of a storage move (`look_at_disks`)."""
+    what QEMU said when we connected, and says anew after each step of a storage move (`look_at_disks`). `agent_socket`
+    leads to an agent in the guest; None: the VM is defined without one."""
 
     process: QemuProcess
     monitor: Monitor
     oob: Monitor
     disk_nodes: Mapping[str, str]
+    agent_socket: Path | None = None
 
     @classmethod
     async def start(cls, definition: VmDefinition, arguments: list[str], paths: VmPaths) -> Self:
@@ -86,7 +88,7 @@ class Instance:
             undo.push_async_callback(monitor.close)
             oob = await _connect_when_ready(process, paths, paths.oob_monitor, oob=True)
             undo.push_async_callback(oob.close)
-            instance = cls(process, monitor, oob, {})
+            instance = cls(process, monitor, oob, {}, paths.agent if definition.guest_agent else None)
             await instance.look_at_disks(definition)
             undo.pop_all()
         return instance

@@ -170,6 +170,20 @@ def test_a_swap_file_changes_where_memory_lies_and_nothing_else() -> None:
     assert values(arguments, "-machine") == ["pc-q35-7.2,dump-guest-core=off", "memory-backend=pc.ram"]
 
 
+def test_an_agents_port_collides_with_no_device_and_changes_none() -> None:
+    many = vm(16, 8)
+    without = command_line(many, "tcg", paths(), resources(many))
+    with_agent = many.model_copy(update={"guest_agent": True})
+    arguments = command_line(with_agent, "tcg", paths(), resources(many))
+    assert arguments[: len(without)] == without
+    bus, port = devices(arguments)[-2:]
+    addresses = [device["addr"] for device in devices(arguments) if "addr" in device]
+    assert len(set(addresses)) == len(addresses) == 25
+    assert int(str(bus["addr"]), 16) < 0x1F, "where q35 has its own devices"
+    assert (port["bus"], port["name"], port["chardev"]) == ("serial.0", "org.qemu.guest_agent.0", "agent")
+    assert values(arguments, "-chardev")[-1] == "socket,id=agent,path=/run/vm/agent.sock,server=on,wait=off"
+
+
 @given(st.text(alphabet=st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1))
 def test_no_folder_name_can_add_an_option(name: str) -> None:
     arguments = command_line(vm(0, 0), "tcg", paths(f"/run/{name}"), VmResources({}, {}))

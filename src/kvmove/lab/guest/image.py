@@ -29,7 +29,7 @@ MODULES = (
     "drivers/net/net_failover",
     "drivers/net/virtio_net",
 )
-_GUEST = ("main", "options", "setup", "report", "heartbeat", "ram", "writer", "sector")
+_GUEST = ("main", "options", "setup", "agent", "report", "heartbeat", "ram", "writer", "sector")
 _VERIFY = ("verify", "verify_log", "verify_disk", "sector")
 _PREFILL = ("prefill", "sector")
 _COMPILE = ("gcc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
@@ -63,8 +63,8 @@ def _build(folder: Path, kernel_package: Path | None) -> GuestImage:
     init = folder / "init"
     _compile(_GUEST, init, ("-static",))
     build_tools(folder)
-    if _stale(image.initrd, [init, *modules.iterdir()]):
-        _put(image.initrd, archive(_entries(init, modules)))
+    if is_stale(image.initrd, [init, *modules.iterdir()]):
+        put(image.initrd, archive(_entries(init, modules)))
     return image
 
 
@@ -88,11 +88,13 @@ def sources() -> Path:
     raise CheckFailed("the C sources of the ledger guest are not here", hint="run from a checkout of kvmove")
 
 
-def _stale(target: Path, parts: Iterable[Path]) -> bool:
+def is_stale(target: Path, parts: Iterable[Path]) -> bool:
+    """Whether a built file is missing, or older than one of what it is made of."""
     return not target.exists() or any(part.stat().st_mtime > target.stat().st_mtime for part in parts)
 
 
-def _put(target: Path, content: bytes) -> None:
+def put(target: Path, content: bytes) -> None:
+    """Make the file at once, whole."""
     partial = target.with_name(target.name + ".part")
     partial.write_bytes(content)
     partial.rename(target)
@@ -111,7 +113,7 @@ def _run(command: list[str], cwd: Path | None = None) -> str:
 def _compile(names: tuple[str, ...], target: Path, flags: tuple[str, ...] = ()) -> None:
     code = sources()
     files = [code / f"{name}.c" for name in names]
-    if not _stale(target, [*files, *code.glob("*.h")]):
+    if not is_stale(target, [*files, *code.glob("*.h")]):
         return
     partial = target.with_name(target.name + ".part")
     _run([*_COMPILE, *flags, "-o", str(partial), *map(str, files)])
