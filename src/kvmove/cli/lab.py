@@ -52,6 +52,7 @@ lab.add_command(compare)
 @click.option("--rate", "rates", multiple=True, help="Rate of each NIC, or of one after the other; or `unshaped`.")
 @click.option("--datastore-size", default="16GiB", show_default=True, help="Size of each host's datastore (sparse).")
 @click.option("--shared", is_flag=True, help="One more datastore that all hosts see; the VM's disk lies there.")
+@click.option("--block", type=click.IntRange(0, 16), default=0, help="A datastore of that many block devices each.")
 @click.option("--no-guest", is_flag=True, help="Only the hosts; no VM.")
 @click.option("--memory", default="512MiB", show_default=True, help="Memory of the VM `demo`.")
 @click.option("--disk", default="1GiB", show_default=True, help="Disk of the VM `demo`.")
@@ -66,6 +67,7 @@ def up(
     rates: tuple[str, ...],
     datastore_size: str,
     shared: bool,
+    block: int,
     no_guest: bool,
     memory: str,
     disk: str,
@@ -73,7 +75,7 @@ def up(
     guest_folder: Path,
 ) -> None:
     """Build a lab, start a guest that writes all the time, and make the other commands talk to the lab's manager."""
-    spec = _spec(name, hosts, _rates(nics, rates), datastore_size).model_copy(update={"shared": shared})
+    spec = _spec(name, hosts, _rates(nics, rates), datastore_size).model_copy(update={"shared": shared, "block": block})
     vm = None if no_guest else _vm(memory, disk, data, SHARED if shared else LOCAL)
     printer = Printer(options)
     status = asyncio.run(_up(spec, vm, guest_folder, printer))

@@ -52,6 +52,9 @@ def sweep(folders: LabFolders) -> None:
                 os.kill(pid, signal.SIGKILL)
         for point in _mounts(folders):
             run(["umount", "--lazy", point])
+        for device in _loops(folders):
+            with contextlib.suppress(LabFailed):  # it went by itself just now
+                run(["losetup", "--detach", device])
         if not (_processes(folders.name) or _loops(folders)):
             break
         time.sleep(0.02)

@@ -1,12 +1,14 @@
 """Everything a lab needs on disk before its hosts start: folders, keys, configurations, images for the datastores.
 
-It starts nothing and mounts nothing. All of it lies in the lab's two folders and goes with them.
+It starts nothing and mounts nothing. All of it lies in the lab's two folders and goes with them, but for the block
+devices, which go with the supervisor.
 """
 
 import contextlib
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kvmove import failpoints
@@ -16,7 +18,8 @@ from kvmove.lab import addresses
 from kvmove.lab.commands import run
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.host_init import HostConfig, Service
-from kvmove.lab.spec import LOCAL, SECOND, SHARED, LabSpec
+from kvmove.lab.loops import LoopDevices
+from kvmove.lab.spec import BLOCK, BLOCK_SHARED, LOCAL, SECOND, SHARED, LabSpec
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.identity import Identity, Role
 
@@ -25,26 +28,34 @@ DATA_PORT = 17450
 HOST_CONFIG = "host.json"
 
 
-def prepare(spec: LabSpec, folders: LabFolders) -> None:
-    """Write all files of the lab.
+@dataclass(frozen=True)
+class _Store:
+    """A datastore: where it lies, and the devices that disks in it may take."""
 
-    :raise LabFailed: a file system could not be made.
+    place: Path
+    devices: Sequence[str] = ()
+
+
+def prepare(spec: LabSpec, folders: LabFolders, loops: LoopDevices) -> None:
+    """Write all files of the lab; block devices are attached to `loops`.
+
+    :raise LabFailed: a file system or a device could not be made.
     :raise OSError: the disk is full or not writable; what was written so far lies in the lab's folders.
     """
     for name in (WORLD, *spec.hosts):
         folders.host(name).mkdir(parents=True, mode=0o700)
         folders.host_run(name).mkdir(parents=True, mode=0o700)
-    if spec.shared:
-        _shared(folders).mkdir()
-        Datastore.create(SHARED, _shared(folders))
+    shared = _shared_stores(spec, folders, loops)
     if not spec.bare:
         _issue_keys(spec, folders)
     _write_host(folders, WORLD, HostConfig(f"{spec.name}-{WORLD}", services=_world_services(spec, folders)))
     for index, host in enumerate(spec.hosts):
+        binds = shared | _own_stores(spec, folders, host, loops)
         mounts = [_prepare_datastore(spec, folders, host)]
-        if spec.shared:
-            mounts.append(["--bind", str(_shared(folders)), str(_mount_point(folders, SHARED))])
-        services = [] if spec.bare else [_agent(spec, folders, host, index)]
+        mounts += [["--bind", str(store.place), str(_mount_point(folders, name))] for name, store in binds.items()]
+        stores = {LOCAL: _Store(folders.datastore(LOCAL)), SECOND: _Store(folders.datastore(LOCAL) / SECOND)}
+        stores |= {name: _Store(folders.datastore(name), store.devices) for name, store in binds.items()}
+        services = [] if spec.bare else [_agent(spec, folders, host, index, stores)]
         folders.failpoints(host).mkdir(mode=0o700)
         environment = {failpoints.VARIABLE: str(folders.failpoints(host))}
         _write_host(folders, host, HostConfig(host, mounts=mounts, services=services, environment=environment))
@@ -73,8 +84,33 @@ def _write_host(folders: LabFolders, name: str, config: HostConfig) -> None:
     host_config(folders, name).write_text(json.dumps(asdict(config), indent=1))
 
 
-def _shared(folders: LabFolders) -> Path:
-    return folders.host(WORLD) / "shared-datastore"
+def _shared_stores(spec: LabSpec, folders: LabFolders, loops: LoopDevices) -> dict[str, _Store]:
+    """Those that all hosts see, in folders of this machine."""
+    if not spec.shared:
+        return {}
+    stores = {SHARED: _new_store(folders, WORLD, SHARED)}
+    if spec.block:
+        stores[BLOCK_SHARED] = _new_store(folders, WORLD, BLOCK_SHARED, _devices(spec, folders, WORLD, loops))
+    return stores
+
+
+def _own_stores(spec: LabSpec, folders: LabFolders, host: str, loops: LoopDevices) -> dict[str, _Store]:
+    """Those of the host alone that are folders of this machine."""
+    if not spec.block:
+        return {}
+    return {BLOCK: _new_store(folders, host, BLOCK, _devices(spec, folders, host, loops))}
+
+
+def _new_store(folders: LabFolders, host: str, name: str, devices: Sequence[str] = ()) -> _Store:
+    place = folders.host(host) / f"{name}-datastore"
+    place.mkdir()
+    Datastore.create(name, place)
+    return _Store(place, devices)
+
+
+def _devices(spec: LabSpec, folders: LabFolders, host: str, loops: LoopDevices) -> list[str]:
+    images = [folders.host(host) / f"block-{number}.img" for number in range(spec.block)]
+    return [loops.attach(image, spec.block_size) for image in images]
 
 
 def _mount_point(folders: LabFolders, datastore: str) -> Path:
@@ -117,9 +153,9 @@ def _world_services(spec: LabSpec, folders: LabFolders) -> list[Service]:
     return services
 
 
-def _agent(spec: LabSpec, folders: LabFolders, host: str, index: int) -> Service:
+def _agent(spec: LabSpec, folders: LabFolders, host: str, index: int, stores: Mapping[str, _Store]) -> Service:
     config = folders.host(host) / "agent.toml"
-    config.write_text(_agent_toml(spec, folders, host, index))
+    config.write_text(_agent_toml(spec, folders, host, index, stores))
     return Service("agent", _kvmove("agent", config), str(folders.host(host) / "agent.log"))
 
 
@@ -148,7 +184,7 @@ def control_address(index: int) -> str:
     return f"{addresses.management(index).address}:{addresses.CONTROL_PORT}"
 
 
-def _agent_toml(spec: LabSpec, folders: LabFolders, host: str, index: int) -> str:
+def _agent_toml(spec: LabSpec, folders: LabFolders, host: str, index: int, stores: Mapping[str, _Store]) -> str:
     lines = [
         f"name = {_text(host)}",
         f"control = {_text(control_address(index))}",
@@ -158,11 +194,9 @@ def _agent_toml(spec: LabSpec, folders: LabFolders, host: str, index: int) -> st
         f"run = {_text(folders.host_run(host))}",
         f"pki = {_text(folders.pki(host))}",
     ]
-    datastores = {LOCAL: folders.datastore(LOCAL), SECOND: folders.datastore(LOCAL) / SECOND}
-    if spec.shared:
-        datastores[SHARED] = folders.datastore(SHARED)
-    for name, path in datastores.items():
-        lines += ["", "[[datastore]]", f"name = {_text(name)}", f"path = {_text(path)}"]
+    for name, store in stores.items():
+        lines += ["", "[[datastore]]", f"name = {_text(name)}", f"path = {_text(store.place)}"]
+        lines += [f"devices = {json.dumps(list(store.devices))}"] if store.devices else []
     for number, rate in enumerate(spec.nics):
         lines += ["", "[[nic]]", f"name = {_text(addresses.migration(number, index).name)}"]
         lines += [f"speed = {_text(f'{rate * 8}bit')}"] if rate else []

@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from kvmove.lab.folders import WORLD
 from kvmove.model.strict import Strict
-from kvmove.units import GIB
+from kvmove.units import GIB, MIB
 
 LOCAL = "local"
 """The name of each host's own datastore."""
@@ -17,6 +17,12 @@ SECOND = "second"
 
 SHARED = "shared"
 """The name of the datastore that all hosts of a lab see."""
+
+BLOCK = "block"
+"""The name of each host's datastore of block devices."""
+
+BLOCK_SHARED = "block-shared"
+"""The name of the datastore of block devices that all hosts of a lab see."""
 
 LabName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,14}[a-z0-9])?$")]
 """16 characters: it becomes part of socket paths, of which Unix allows 107 bytes."""
@@ -34,7 +40,8 @@ class DatastoreSpec(Strict):
 class LabSpec(Strict):
     """`nics` has one rate in bytes/s per migration NIC of every host; 0 is unshaped.
 
-    With `shared` all hosts see one more datastore: a folder of this machine. `bare` leaves out
+    With `shared` all hosts see one more datastore: a folder of this machine. With `block` each host has a datastore of
+    so many block devices of `block_size` bytes, and with both all see one more of those. `bare` leaves out
     agents, manager and certificates: namespaces, networks and datastores alone.
     """
 
@@ -43,6 +50,8 @@ class LabSpec(Strict):
     nics: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=8)] = (125_000_000, 125_000_000)
     datastore: DatastoreSpec = DatastoreSpec()
     shared: bool = False
+    block: int = Field(default=0, ge=0, le=16)
+    block_size: int = Field(default=GIB, ge=MIB)
     bare: bool = False
 
     @field_validator("hosts")

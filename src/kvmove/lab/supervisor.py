@@ -24,6 +24,7 @@ from kvmove.lab.commands import LabFailed
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.host import HostProcess
 from kvmove.lab.leftovers import claim, sweep
+from kvmove.lab.loops import LoopDevices
 from kvmove.lab.spec import LOCAL, LabSpec
 
 
@@ -34,6 +35,7 @@ class Supervisor:
         self.spec = spec
         self.folders = LabFolders(spec.name)
         self.hosts = {name: self._host(name) for name in (WORLD, *spec.hosts)}
+        self.loops = LoopDevices()
         self.stop_asked = asyncio.Event()
         self._changing = asyncio.Lock()
         self._claim: socket.socket | None = None
@@ -52,7 +54,7 @@ class Supervisor:
         :raise KvmoveError: it could not be built; call `stop` to remove what was.
         """
         await asyncio.to_thread(sweep, self.folders)
-        await asyncio.to_thread(preparation.prepare, self.spec, self.folders)
+        await asyncio.to_thread(preparation.prepare, self.spec, self.folders, self.loops)
         await asyncio.to_thread(self.folders.record.write_text, str(os.getpid()))
         async with asyncio.TaskGroup() as starting:
             for host in self.hosts.values():
@@ -76,6 +78,7 @@ class Supervisor:
             for host in hosts:
                 ending.create_task(host.stop())
         await self.hosts[WORLD].stop()
+        self.loops.close()
         await asyncio.to_thread(sweep, self.folders)
 
     async def handle(self, question: dict[str, Any]) -> control.Answer:
