@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from kvmove.disk.datastore import Datastore
-from kvmove.disk.digest import disk_digest, content_digest
+from kvmove.disk.digest import content_digest, disk_digest
 from kvmove.disk.errors import DiskError
 from kvmove.disk.offload import Offload
 from kvmove.disk.raw_file import RawFile, aligned_buffer
@@ -87,7 +87,9 @@ def test_a_disk_on_a_device_becomes_what_its_source_is_and_no_byte_more(store: D
     with store.open_source(VM, disk(), direct=True) as copy:
         assert copy.is_direct
         assert [extent.length for extent in copy.extents(0, copy.size)] == [DISK_SIZE]
-        assert content_digest(copy) == disk_digest(image)
+        assert content_digest(copy) == disk_digest(image) == disk_digest(device, device_size=DISK_SIZE)
+    with pytest.raises(DiskError, match="size"):
+        disk_digest(device)
 
 
 def test_neither_reads_nor_writes_nor_zeroes_go_beyond_the_disk(store: Datastore) -> None:

@@ -21,15 +21,15 @@ REGION = MIB
 """Part of the digest's definition: another size gives other digests."""
 
 
-def disk_digest(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """The digest of the raw image at `path`, in hexadecimal.
+def disk_digest(path: Path, progress: Callable[[int], None] | None = None, *, device_size: int | None = None) -> str:
+    """The digest of the raw image at `path`, in hexadecimal; with `device_size` of a block device's first bytes.
 
     `progress` is told, after each region that was read, how far the reading is (bytes from the disk's start); what it
     raises ends the work and comes out here. Pages are dropped from the page cache once read.
 
     :raise DiskError: something could not be read; zeroes are not taken in its place.
     """
-    with RawFile(path) as disk:
+    with RawFile(path, device_size=device_size) as disk:
         return content_digest(disk, progress)
 
 

@@ -143,12 +143,14 @@ def measure(fd: int, path: Path, device_size: int | None) -> tuple[int, int]:
 
     :raise DiskError: it is not the device that it should be.
     """
-    if device_size is None:
-        return os.fstat(fd).st_size, ALIGNMENT
     try:
         device = block_device.facts(fd)
     except OSError as error:
         raise disk_error("look at the device", path, error) from error
+    if device_size is None:
+        if device is not None:
+            raise DiskError(f"{path}: it is a block device, which does not tell the disk's size")
+        return os.fstat(fd).st_size, ALIGNMENT
     if device is None or device.size < device_size or device_size % device.block:
         raise DiskError(f"{path}: it is no block device that could hold {device_size} bytes in whole blocks")
     return device_size, device.block

@@ -4,12 +4,16 @@ Its number is its number everywhere: in the ledger, in its address, in its MAC a
 """
 
 import asyncio
+import json
 import os
+import shutil
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid5
 
+from kvmove.disk.claims import SUFFIX
 from kvmove.errors import NotFound
 from kvmove.lab import addresses, preparation
 from kvmove.lab.commands import LabFailed
@@ -19,8 +23,8 @@ from kvmove.lab.guest.prefill import Prefill, prefill
 from kvmove.lab.guest.recorder_log import RecorderLog
 from kvmove.lab.lab import Lab
 from kvmove.lab.lab_host import LabHost
-from kvmove.lab.spec import LOCAL
-from kvmove.model.vm import NO_SWAP, BootDefinition, DiskDefinition, NicDefinition, VmDefinition
+from kvmove.lab.spec import BLOCK, BLOCK_SHARED, LOCAL
+from kvmove.model.vm import NO_SWAP, BootDefinition, DiskDefinition, NicDefinition, Provisioning, VmDefinition
 from kvmove.units import GIB, MIB
 
 DISK = "root"
@@ -74,15 +78,19 @@ class LedgerVm:
             kernel=str(image.kernel.resolve()), initrd=str(image.initrd.resolve()),
             command_line=self.options.command_line(),
         )  # fmt: skip
-        disk = DiskDefinition(name=DISK, datastore=self.datastore, size=self.disk)
+        provisioning = Provisioning.THICK if self.datastore in (BLOCK, BLOCK_SHARED) else Provisioning.THIN
+        disk = DiskDefinition(name=DISK, datastore=self.datastore, size=self.disk, provisioning=provisioning)
         return VmDefinition(
             name=self.name, uuid=self.uuid, memory=self.memory, vcpus=self.vcpus, disks=(disk,), nics=(nic,), boot=boot,
             swap=self.swap,
         )  # fmt: skip
 
     def disk_file(self, host: LabHost) -> Path:
-        """The disk on that host, as seen from outside."""
-        return host.datastore_called(self.datastore) / str(self.uuid) / f"{DISK}.raw"
+        """The disk on that host, as seen from outside: its file, or the device that it lies on."""
+        folder = host.datastore_called(self.datastore) / str(self.uuid)
+        if self.datastore in (BLOCK, BLOCK_SHARED):
+            return Path(json.loads((folder / f"{DISK}{SUFFIX}").read_text())["device"])
+        return folder / f"{DISK}.raw"
 
 
 async def define(lab: Lab, vm: LedgerVm, image: GuestImage, host: str) -> None:
@@ -99,7 +107,14 @@ def fill(file: Path, vm: LedgerVm, image: GuestImage) -> None:
 
     :raise CheckFailed: the disk is full.
     """
-    prefill(file, vm.disk, vm.prefill, image.prefill_tool)
+    if file.is_block_device():
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / file.name
+            prefill(made, vm.disk, vm.prefill, image.prefill_tool)
+            with made.open("rb") as source, file.open("r+b") as device:
+                shutil.copyfileobj(source, device, MIB)
+    else:
+        prefill(file, vm.disk, vm.prefill, image.prefill_tool)
     with file.open("rb") as content:
         os.fsync(content.fileno())
 

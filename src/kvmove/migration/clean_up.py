@@ -84,9 +84,11 @@ async def _own_digests(host: HostParts, plan: MovePlan) -> dict[str, str]:
     """Empty for a disk that an interrupted clean-up has put aside already."""
     digests = {}
     for disk in plan.disks:
-        path = host.datastores[disk.source_datastore].disk_path(plan.vm.uuid, plan.old_disk(disk))
+        store = host.datastores[disk.source_datastore]
+        path = store.disk_path(plan.vm.uuid, plan.old_disk(disk))
+        size = disk.size if store.is_of_devices else None
         with contextlib.suppress(FileNotFoundError):
-            digests[disk.name] = await asyncio.to_thread(disk_digest, path)
+            digests[disk.name] = await asyncio.to_thread(disk_digest, path, device_size=size)
     return digests
 
 

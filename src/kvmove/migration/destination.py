@@ -190,6 +190,9 @@ class IncomingMove:
     def _freeze(self) -> None:
         """Keep the disks as they are now: as reflinks, or by their digests where the file system has none."""
         for disk, target in zip(self.plan.disks, self._targets, strict=True):
+            if target.is_device:
+                self._digests[disk.name] = disk_digest(target.path, device_size=target.size)
+                continue
             frozen = target.path.with_suffix(FROZEN)
             frozen.unlink(missing_ok=True)
             if clone(target.path, frozen):
