@@ -11,12 +11,14 @@ from kvmove.lab import leftovers
 from kvmove.lab.commands import run
 from kvmove.lab.folders import LabFolders
 from kvmove.lab.lab import Lab
+from kvmove.lab.ledger_vm import LedgerVm
 from kvmove.lab.spec import BLOCK, BLOCK_SHARED, LabSpec
 from kvmove.model.host import HostDatastore
 from kvmove.model.vm import DiskDefinition, Provisioning, VmDefinition
 from kvmove.units import MIB
 from tests.support.eventually import eventually
 from tests.support.labs import SMALL, lab_name, tidy_lab
+from tests.support.moving_guest import world
 
 pytestmark = pytest.mark.lab
 
@@ -90,3 +92,12 @@ async def test_a_device_that_nobody_holds_is_found_and_swept() -> None:
     finally:
         await Lab.down(folders.name)
     assert leftovers.find(folders) == []
+
+
+async def test_the_ledger_guest_lives_on_a_device_and_loses_no_write() -> None:
+    guest = LedgerVm(
+        name="onblock", memory=160 * MIB, disk=256 * MIB, data=96 * MIB, ram_mib=16, rate=300, datastore=BLOCK
+    )  # fmt: skip
+    async with world(guest, "lives", block=1) as there:
+        assert guest.disk_file(there.lab.host("h1")).is_block_device()
+        await there.judge("h1")

@@ -21,7 +21,7 @@ from kvmove.lab.spec import DatastoreSpec, LabSpec
 from kvmove.model.move import MoveRequest
 from kvmove.model.task import Task
 from kvmove.model.vm import VmState
-from kvmove.units import GIB
+from kvmove.units import GIB, MIB
 from tests.support.audience import Quiet
 from tests.support.eventually import eventually
 from tests.support.labs import lab_name, tidy_lab
@@ -79,11 +79,15 @@ class World:
 
 
 @asynccontextmanager
-async def world(vm: LedgerVm, purpose: str, *, hosts: int = 2) -> AsyncIterator[World]:
-    """The lab with a shared datastore and an unshaped NIC; nothing is left of it."""
+async def world(vm: LedgerVm, purpose: str, *, hosts: int = 2, block: int = 0) -> AsyncIterator[World]:
+    """The lab with a shared datastore, `block` devices that its disk fits on, and an unshaped NIC; nothing is left
+    of it."""
     image = await asyncio.to_thread(build, GUEST)
     names = tuple(f"h{number + 1}" for number in range(hosts))
-    spec = LabSpec(name=lab_name(purpose), hosts=names, nics=(0,), datastore=DatastoreSpec(size=GIB), shared=True)
+    spec = LabSpec(
+        name=lab_name(purpose), hosts=names, nics=(0,), datastore=DatastoreSpec(size=GIB), shared=True, block=block,
+        block_size=vm.disk + MIB,
+    )  # fmt: skip
     async with tidy_lab(spec) as lab:
         await ledger_vm.define(lab, vm, image, "h1")
         await ledger_vm.start(lab, vm)

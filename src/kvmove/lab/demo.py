@@ -4,6 +4,7 @@ Everything that it prints or returns is measured in this run.
 """
 
 import asyncio
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,9 +71,20 @@ async def judge_disk(lab: Lab, vm: LedgerVm, image: GuestImage, host: str, disk:
     :raise CheckFailed: disk or log cannot be read.
     """
     await lab.manager.kill_vm(str(vm.uuid))
-    expect = Expect(vm=vm.number, prefill=vm.prefill)
     folder = preparation.recorder_folder(lab.folders)
-    return await asyncio.to_thread(verify, disk or vm.disk_file(lab.host(host)), folder, image.verify_tool, expect)
+    return await asyncio.to_thread(_verify, disk or vm.disk_file(lab.host(host)), vm, image, folder)
+
+
+def _verify(disk: Path, vm: LedgerVm, image: GuestImage, recorder: Path) -> Verdict:
+    expect = Expect(vm=vm.number, prefill=vm.prefill)
+    if not disk.is_block_device():
+        return verify(disk, recorder, image.verify_tool, expect)
+    with tempfile.TemporaryDirectory() as folder:  # the device may be larger than the disk
+        copy = Path(folder) / disk.name
+        with disk.open("rb") as device, copy.open("wb") as file:
+            for offset in range(0, vm.disk, MIB):
+                file.write(device.read(min(MIB, vm.disk - offset)))
+        return verify(copy, recorder, image.verify_tool, expect)
 
 
 def findings(moved: WatchedMove, verdict: Verdict, violations: list[Violation]) -> list[str]:
