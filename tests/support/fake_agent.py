@@ -6,6 +6,7 @@ from uuid import UUID
 
 from kvmove.errors import KvmoveError, NotFound, Unreachable
 from kvmove.model.host import HostInfo
+from kvmove.model.image import DiskImage
 from kvmove.model.move import HostRef, MovePlan, MoveStatus
 from kvmove.model.vm import VmDefinition, VmState, VmStatus
 from tests.support import samples
@@ -24,6 +25,7 @@ class FakeAgent:
         self.expected: list[tuple[MovePlan, str]] = []
         self.started: list[tuple[MovePlan, str]] = []
         self.cancelled: list[str] = []
+        self.disk_images: list[DiskImage] = []
         self.asked = 0
         self._changed = asyncio.Event()
 
@@ -51,6 +53,9 @@ class FakeAgent:
 
     async def delete(self, vm: UUID) -> None:
         self.status_of_vms.remove(await self._find(vm))
+
+    async def images(self, vm: UUID) -> list[DiskImage]:
+        return self.disk_images
 
     async def start(self, vm: UUID) -> VmStatus:
         return await self._set(vm, VmState.RUNNING)

@@ -55,6 +55,7 @@ class AgentApi:
                 web.get("/v1/vms", self._list_vms),
                 web.post("/v1/vms", self._define),
                 web.delete("/v1/vms/{uuid}", self._delete),
+                web.get("/v1/vms/{uuid}/images", self._images),
                 web.post("/v1/vms/{uuid}/{verb:start|stop|kill|pause|resume}", self._act),
                 web.get("/v1/moves", self._list_moves),
                 web.post("/v1/moves", self._start_move),
@@ -86,6 +87,10 @@ class AgentApi:
         _from_manager(request)
         await self._vms.delete(_uuid(request))
         return web.Response(status=204)
+
+    async def _images(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        return _answer([image.model_dump(mode="json") for image in await self._vms.images(_uuid(request))])
 
     async def _act(self, request: web.Request) -> web.StreamResponse:
         _from_manager(request)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from kvmove.disk import qcow2
 from kvmove.disk.datastore import Datastore
-from kvmove.errors import Busy, CheckFailed, NotFound
-from kvmove.model.vm import VmDefinition
+from kvmove.errors import Busy, CheckFailed, KvmoveError, NotFound
+from kvmove.model.image import BackingImage, DiskImage
+from kvmove.model.vm import DiskDefinition, DiskFormat, VmDefinition
 
 
 class VmDisks:
@@ -45,6 +47,26 @@ class VmDisks:
         :raise NotFound: a datastore is not there.
         """
         return frozenset(it.name for it in definition.disks if self._datastore(it.datastore).is_of_devices)
+
+    def images(self, definition: VmDefinition) -> list[DiskImage]:
+        """What there is to know of each disk's image before it moves. A QEMU may have them open."""
+        return [self._image(definition, disk) for disk in definition.disks]
+
+    def _image(self, definition: VmDefinition, disk: DiskDefinition) -> DiskImage:
+        if disk.format is DiskFormat.RAW:
+            return DiskImage(name=disk.name)
+        try:
+            path = self._datastore(disk.datastore).disk_path(definition.uuid, disk)
+            found = qcow2.describe(path, disk.format)
+            backing = tuple(
+                BackingImage(path=str(layer.path), format=layer.format, size=layer.path.stat().st_size)
+                for layer in found.backing
+            )
+        except (KvmoveError, OSError) as error:
+            return DiskImage(name=disk.name, problem=str(error))
+        problem = f"{path} is marked as corrupt" if found.is_corrupt else ""
+        names = tuple(snapshot.name for snapshot in found.snapshots)
+        return DiskImage(name=disk.name, backing=backing, snapshots=names, problem=problem)
 
     def require_none(self, definition: VmDefinition) -> None:
         """:raise Busy: disks of the VM lie there already; they are not ours to use, nor to undo."""

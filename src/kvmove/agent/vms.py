@@ -29,6 +29,7 @@ from kvmove.agent.ownership_guard import require_owner, require_right_to_run
 from kvmove.agent.qemu_state import state_of
 from kvmove.agent.vm_store import VmRecord, VmStore
 from kvmove.errors import Busy, CheckFailed, KvmoveError, NotFound, Unreachable
+from kvmove.model.image import DiskImage
 from kvmove.model.vm import Power, VmDefinition, VmState, VmStatus
 from kvmove.qemu import run_control
 from kvmove.qemu.instance import Instance
@@ -108,6 +109,10 @@ class VmManager:
     async def status(self, vm: UUID) -> VmStatus:
         """:raise NotFound: this host has no such VM."""
         return await self._status(self._find(vm))
+
+    async def images(self, vm: UUID) -> list[DiskImage]:
+        """What the images of its disks are. :raise NotFound: this host has no such VM."""
+        return await asyncio.to_thread(self._launcher.disks.images, self._find(vm).definition)
 
     async def define(self, definition: VmDefinition) -> VmStatus:
         """Make the VM's disks and register it as this host's own; it is off. Repeating it changes nothing.

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from kvmove.client.http import HttpClient, segment
 from kvmove.model.host import HostInfo
+from kvmove.model.image import DiskImage
 from kvmove.model.move import HostRef, MovePlan, MoveStatus
 from kvmove.model.vm import VmDefinition, VmStatus
 from kvmove.pki.identity import Identity, Role
@@ -28,6 +29,7 @@ _VMS = TypeAdapter(list[VmStatus])
 _MOVE = TypeAdapter(MoveStatus)
 _MOVES = TypeAdapter(list[MoveStatus])
 _FACTS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+_IMAGES = TypeAdapter(list[DiskImage])
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
@@ -56,6 +58,10 @@ class AgentClient:
 
     async def vms(self) -> list[VmStatus]:
         return await self._http.ask(_VMS, "GET", "/v1/vms")
+
+    async def images(self, vm: UUID) -> list[DiskImage]:
+        """What the images of a VM's disks are."""
+        return await self._http.ask(_IMAGES, "GET", f"/v1/vms/{vm}/images")
 
     async def define(self, definition: VmDefinition) -> VmStatus:
         """Make the VM's disks and register it as owned by this host; it is off."""

@@ -23,7 +23,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from kvmove.disk import claims, incoming, quarantine, reservation
+from kvmove.disk import claims, incoming, qcow2, quarantine, reservation
 from kvmove.disk.claims import Claim, Devices
 from kvmove.disk.errors import DiskError, disk_error
 from kvmove.disk.folder import Folder
@@ -139,7 +139,7 @@ class Datastore:
         It holds nothing, but on a device what that held before. `reserve` bytes of a thin disk must be free and are
         promised to it until its folder is whole. For a VM that moves in call `begin_incoming` before.
 
-        :raise CheckFailed: too little is free, no device is, or this version makes no such disk here.
+        :raise CheckFailed: too little is free, no device is, or such a disk cannot be here.
         """
         path = self._path_of(vm, disk)
         self._require_possible(disk)
@@ -271,8 +271,6 @@ class Datastore:
                 " block device has all its space, and the device's bytes are the disk's",
                 hint='Ask for format "raw" and provisioning "thick", or choose another datastore.',
             )
-        if disk.format is not DiskFormat.RAW:
-            raise CheckFailed(f"disk {disk.name} is {disk.format}; this version makes no such disks")
 
     @contextmanager
     def _root(self, what: str) -> Iterator[Folder]:
@@ -322,8 +320,12 @@ def _make_file(root: Folder, folder: Folder, path: Path, disk: DiskDefinition, r
     with claims.locked(root) if need else nullcontext():
         if need:
             reservation.require_free(root, need)
-        with RawTarget.create(path, disk.size, thick=thick, dir_fd=folder.fileno()) as target:
-            target.sync()
+        if disk.format is DiskFormat.RAW:
+            with RawTarget.create(path, disk.size, thick=thick, dir_fd=folder.fileno()) as target:
+                target.sync()
+        else:
+            qcow2.create(path, disk.size, thick=thick)
+            folder.sync_file(path.name)
         if reserve and not thick:
             reservation.promise(folder, path.name, reserve)
 

@@ -72,6 +72,14 @@ class Folder:
             os.fsync(file.fileno())
         self.sync()
 
+    def sync_file(self, name: str) -> None:
+        """Make a file's content durable."""
+        fd = os.open(_one_component(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
     def rename(self, name: str, into: "Folder", new_name: str) -> None:
         """Move an entry, durably."""
         os.rename(_one_component(name), _one_component(new_name), src_dir_fd=self._fd, dst_dir_fd=into._fd)

@@ -20,10 +20,11 @@ from kvmove.manager.inventory import Inventory
 from kvmove.manager.task_book import TaskBook
 from kvmove.migration.findings import warnings
 from kvmove.migration.plan import check, make_plan
+from kvmove.model.image import DiskImage
 from kvmove.model.move import MoveCheck, MoveKind, MovePlan, MoveRequest
 from kvmove.model.ownership import Ownership, OwnershipState
 from kvmove.model.task import Task, TaskState
-from kvmove.model.vm import VmStatus
+from kvmove.model.vm import DiskFormat, VmStatus
 from kvmove.registry.interface import Registry
 
 _LOG = logging.getLogger(__name__)
@@ -101,8 +102,19 @@ class Moves:
         record = await self._registry.get(vm.definition.uuid)
         _refuse_moving(vm, record)
         hosts = {host.name: host for host in self._inventory.hosts()}
-        plan = make_plan(request, vm, hosts, record, secrets.token_hex(8))
-        return MoveCheck(plan=plan, warnings=warnings(check(request, vm, hosts, record)))
+        images = await self._images(vm)
+        plan = make_plan(request, vm, hosts, record, secrets.token_hex(8), images)
+        return MoveCheck(plan=plan, warnings=warnings(check(request, vm, hosts, record, images)))
+
+    async def _images(self, vm: VmStatus) -> dict[str, DiskImage]:
+        """Those of the VM's disks; none where all are plain files, or where its host does not answer, which the checks
+        say themselves."""
+        if all(disk.format is DiskFormat.RAW for disk in vm.definition.disks):
+            return {}
+        try:
+            return {image.name: image for image in await self._inventory.agent(vm.host).images(vm.definition.uuid)}
+        except Unreachable:
+            return {}
 
     @contextmanager
     def _alone(self, vm: VmStatus) -> Iterator[None]:

@@ -10,9 +10,9 @@ import contextlib
 import logging
 
 from kvmove.client.agent import AgentClient
-from kvmove.disk.digest import disk_digest
 from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.failpoints import reach
+from kvmove.migration.disk_images import image_digest
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.move_board import MoveBoard
 from kvmove.model.move import MovePlan, Phase
@@ -84,11 +84,9 @@ async def _own_digests(host: HostParts, plan: MovePlan) -> dict[str, str]:
     """Empty for a disk that an interrupted clean-up has put aside already."""
     digests = {}
     for disk in plan.disks:
-        store = host.datastores[disk.source_datastore]
-        path = store.disk_path(plan.vm.uuid, plan.old_disk(disk))
-        size = disk.size if store.is_of_devices else None
-        with contextlib.suppress(FileNotFoundError):
-            digests[disk.name] = await asyncio.to_thread(disk_digest, path, device_size=size)
+        path = host.datastores[disk.source_datastore].disk_path(plan.vm.uuid, plan.old_disk(disk))
+        if path.exists():
+            digests[disk.name] = await image_digest(host.run, plan.old_disk(disk), path)
     return digests
 
 

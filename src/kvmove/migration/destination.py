@@ -21,20 +21,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from kvmove.disk.clone import clone
-from kvmove.disk.digest import disk_digest
-from kvmove.disk.raw_target import RawTarget
-from kvmove.errors import Busy, CheckFailed, KvmoveError, MoveFailed, NotFound
+from kvmove.errors import Busy, KvmoveError, MoveFailed, NotFound
 from kvmove.failpoints import reach
 from kvmove.memory.channel_relay import DestinationRelay
 from kvmove.migration.host_parts import HostParts
+from kvmove.migration.incoming_disks import IncomingDisks
 from kvmove.migration.journal import Step
 from kvmove.migration.memory_channels import memory_channels
 from kvmove.migration.move_record import record_committed, record_under_way
 from kvmove.model.move import MovePlan
 from kvmove.model.ownership import Ownership
 from kvmove.model.vm import Power
-from kvmove.mover.receiver import DiskReceiver, TargetDisk
 from kvmove.qemu import run_control
 from kvmove.qemu.features import find_features
 from kvmove.qemu.instance import Instance
@@ -51,9 +48,6 @@ LOAD_SECONDS = 20.0
 """The source says that all memory is sent; so long may this QEMU take to have it."""
 
 REGISTRY_PAUSE = 0.2
-
-FROZEN = ".frozen"
-"""Suffix of a disk's copy as it was at the last sync, kept until its digest is asked for."""
 
 
 class IncomingState(StrEnum):
@@ -90,22 +84,23 @@ class IncomingMove:
             self.state = IncomingState(self._journal.steps.get(Step.ENDED, {}).get("state", "interrupted"))
         self._instance: Instance | None = None
         self._migration: Migration | None = None
-        self._targets: list[RawTarget] = []
-        self._receiver: DiskReceiver | None = None
+        self._disks = IncomingDisks(host, plan)
         self._relay: DestinationRelay | None = None
         self.has_frozen = plan.verify and self.state in OWNED
-        self._frozen: dict[str, Path] = {}
-        self._digests: dict[str, str] = {}
 
     # What the source asks.
 
     def status(self) -> dict[str, Any]:
         """For the source and the manager: state, why it cannot go on (if so), and digests once known."""
-        failure = self._receiver.failure if self._receiver is not None else ""
+        failure = self._disks.failure
         if self.state is IncomingState.PREPARED and self._instance is not None:
             failure = failure or self._qemu_failure(self._instance)
-        applied = self._receiver.applied_bytes if self._receiver is not None else 0
-        return {"state": self.state, "failure": failure, "applied_bytes": applied, "digests": self._digests}
+        return {
+            "state": self.state,
+            "failure": failure,
+            "applied_bytes": self._disks.applied_bytes,
+            "digests": self._disks.digests,
+        }
 
     def _qemu_failure(self, instance: Instance) -> str:
         if instance.process.is_alive():
@@ -125,7 +120,7 @@ class IncomingMove:
                 raise Busy(f"move {self.plan.move_id} is {self.state} here")
             self._journal.write(Step.PREPARED, {"plan": self.plan.model_dump(mode="json")})
             try:
-                await self._make_disks()
+                await self._disks.make()
                 if self.plan.power is Power.OFF:
                     self._host.vms.require_free(self.plan.vm)
                 else:
@@ -141,19 +136,6 @@ class IncomingMove:
             await reach("destination-prepared")
             return self.status()
 
-    async def _make_disks(self) -> None:
-        vm = self.plan.vm.uuid
-        for disk in self.plan.disks:
-            store = self._host.datastores.get(disk.destination_datastore)
-            if store is None:
-                raise CheckFailed(f"host {self._host.name} has no datastore {disk.destination_datastore}")
-            await asyncio.to_thread(store.begin_incoming, vm, self.plan.move_id)
-            new = self.plan.new_disk(disk)
-            await asyncio.to_thread(store.create_disk, vm, new, reserve=new.size)
-            self._targets.append(store.open_target(vm, new))
-        targets: list[TargetDisk] = list(self._targets)
-        self._receiver = DiskReceiver(targets)
-
     async def _start_qemu(self) -> None:
         self._instance = await self._host.vms.start_incoming(self.plan.vm, self.plan.move_id)
         migration = self._migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
@@ -164,68 +146,32 @@ class IncomingMove:
 
     def _accept(self, hello: Hello, stream: Stream) -> Callable[[], None]:
         """A stream has proven itself; called in its thread."""
-        if hello.role is StreamRole.DISK and self._receiver is not None:
-            return self._receiver.accept(hello.number, stream)
-        if hello.role is not StreamRole.DISK and self._relay is not None:
-            return self._relay.accept(hello.number, stream)
-        raise StreamLost("the move is over")
+        if hello.role is StreamRole.DISK:
+            return self._disks.accept(hello.number, stream)
+        if self._relay is None:
+            raise StreamLost("the move is over")
+        return self._relay.accept(hello.number, stream)
 
     async def sync(self) -> dict[str, Any]:
-        """All that was acknowledged is on stable storage, folder included; with `verify` the disks are frozen for it.
+        """All that was acknowledged is on stable storage, folder included, and is not written to any more; with
+        `verify` the disks are frozen as they are.
 
         :raise MoveFailed: the storage failed, now or before.
         """
-        receiver = self._receiver
-        if receiver is None:
-            raise Busy(f"move {self.plan.move_id} is {self.state} here")
-        await asyncio.to_thread(receiver.sync)
-        if receiver.failure:
-            raise MoveFailed(f"The destination cannot go on: {receiver.failure}.")
-        for target in self._targets:
-            await asyncio.to_thread(target.sync_folder)
-        if self.plan.verify:
-            await asyncio.to_thread(self._freeze)
+        await self._disks.sync()
         return self.status()
-
-    def _freeze(self) -> None:
-        """Keep the disks as they are now: as reflinks, or by their digests where the file system has none."""
-        for disk, target in zip(self.plan.disks, self._targets, strict=True):
-            if target.is_device:
-                self._digests[disk.name] = disk_digest(target.path, device_size=target.size)
-                continue
-            frozen = target.path.with_suffix(FROZEN)
-            frozen.unlink(missing_ok=True)
-            if clone(target.path, frozen):
-                self._frozen[disk.name] = frozen
-            else:
-                self._digests[disk.name] = disk_digest(target.path)
 
     async def digests(self) -> dict[str, Any]:
         """The digests of the disks as they were at the last `sync`; none of a disk whose copy is not there any more."""
-        self._find_frozen()
         self.has_frozen = False
-        for name, frozen in list(self._frozen.items()):
-            self._digests[name] = await asyncio.to_thread(disk_digest, frozen)
-            frozen.unlink(missing_ok=True)
-            del self._frozen[name]
+        if self.plan.verify:
+            await self._disks.find_digests()
         return self.status()
-
-    def _find_frozen(self) -> None:
-        """Also those that were made before a restart of the agent."""
-        for disk in self.plan.disks if self.plan.verify else ():
-            store = self._host.datastores.get(disk.destination_datastore)
-            if store is not None:
-                frozen = store.disk_path(self.plan.vm.uuid, self.plan.new_disk(disk)).with_suffix(FROZEN)
-                if frozen.exists():
-                    self._frozen[disk.name] = frozen
 
     def drop_frozen(self) -> None:
         """Nobody asks for digests any more."""
         self.has_frozen = False
-        self._find_frozen()
-        for frozen in self._frozen.values():
-            frozen.unlink(missing_ok=True)
-        self._frozen.clear()
+        self._disks.drop_frozen()
 
     # The hand-over.
 
@@ -327,9 +273,7 @@ class IncomingMove:
     async def _own(self, epoch: int, state: IncomingState = IncomingState.TAKEN) -> None:
         """The VM is this host's, durably. May be done again."""
         self._host.listener.forget(self.plan.move_id)
-        for name in {disk.destination_datastore for disk in self.plan.disks}:
-            store = self._host.datastores[name]
-            await asyncio.to_thread(store.commit_incoming, self.plan.vm.uuid, self.plan.move_id)
+        await self._disks.commit()
         runs = self.plan.power is not Power.OFF
         await self._host.vms.take_ownership(self.plan.vm, epoch, runs=runs)
         self.state = state
@@ -356,10 +300,7 @@ class IncomingMove:
         self._host.listener.forget(self.plan.move_id)
         await self._host.vms.discard_incoming(self.plan.vm.uuid)
         await self._stop_threads()
-        for name in {disk.destination_datastore for disk in self.plan.disks}:
-            store = self._host.datastores.get(name)
-            if store is not None:
-                await asyncio.to_thread(store.discard_incoming, self.plan.vm.uuid, self.plan.move_id)
+        await self._disks.discard()
         self.state = state
         if self._journal.steps:
             self._journal.write(Step.ENDED, {"state": state})
@@ -373,12 +314,8 @@ class IncomingMove:
         self._socket.unlink(missing_ok=True)
         if self._relay is not None:
             self._relay.close()
-        if self._receiver is not None:
-            await asyncio.to_thread(self._receiver.stop)
-        for target in self._targets:
-            target.close()
-        self._targets.clear()
-        self._receiver = self._relay = None
+        await self._disks.stop()
+        self._relay = None
 
     # After a restart, and when the source is silent.
 

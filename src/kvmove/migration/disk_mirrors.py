@@ -1,4 +1,4 @@
-"""The disks of a move at its source: opened to be read, and mirrored from QEMU into the mover.
+"""The disks of a move at its source, mirrored from QEMU into the mover.
 
     start     every disk has its mirror, and QEMU was drained once; the bulk copy may begin      undo: mirrors off
 
@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import ParamSpec
 
-from kvmove.disk.raw_file import RawFile
-from kvmove.errors import KvmoveError
+from kvmove.disk.interface import SourceDisk
+from kvmove.migration.disk_images import quietly
 from kvmove.migration.host_parts import HostParts
 from kvmove.model.move import MovePlan
 from kvmove.mover.disk_move import DiskMove, MovingDisk
@@ -24,29 +23,15 @@ from kvmove.qemu.instance import Instance
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 
-
-def open_sources(host: HostParts, plan: MovePlan, release: AsyncExitStack) -> list[RawFile]:
-    """The disks that move, in the plan's order, opened as QEMU has them.
-
-    :raise KvmoveError: one cannot be opened; those that were are released.
-    """
-    definitions = {disk.name: disk for disk in host.vms.definition(plan.vm.uuid).disks}
-    sources: list[RawFile] = []
-    for placement in plan.disks:
-        disk = definitions[placement.name]
-        store = host.datastores[disk.datastore]
-        source = store.open_source(plan.vm.uuid, disk, direct=disk.cache == "none")
-        release.callback(source.close)
-        sources.append(source)
-    return sources
-
-
-def moving_disks(plan: MovePlan, sources: Sequence[RawFile]) -> list[MovingDisk]:
+def moving_disks(plan: MovePlan, sources: Sequence[SourceDisk]) -> list[MovingDisk]:
     """The disks of `plan`, read from `sources`: one that is copied keeps both its datastores busy."""
     return [
-        MovingDisk(source, frozenset({f"source:{disk.source_datastore}", f"destination:{disk.destination_datastore}"}))
+        MovingDisk(
+            source,
+            frozenset({f"source:{disk.source_datastore}", f"destination:{disk.destination_datastore}"}),
+            blank=not disk.on_device,
+        )
         for disk, source in zip(plan.disks, sources, strict=True)
     ]
 
@@ -85,11 +70,3 @@ class DiskMirrors:
         """Undo of a mirror; never forced (it would kill the VM)."""
         self._disks.expect_mirrors_to_end()
         await quietly(job.abandon, lambda: server.abort("the move was given up"))
-
-
-async def quietly(undo: Callable[P, Awaitable[None]], *args: P.args, **kwargs: P.kwargs) -> None:
-    """An undo must not keep the others from running: what it raises is logged."""
-    try:
-        await undo(*args, **kwargs)
-    except KvmoveError as error:
-        log.warning("an undo failed: %s", error.detail)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
 
-from kvmove.disk.raw_target import RawTarget
+from kvmove.disk.datastore import Datastore
 from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.failpoints import reach
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.switchover import pause
-from kvmove.model.move import MovePlan
+from kvmove.model.move import DiskPlacement, MovePlan
 from kvmove.model.vm import Power
 from kvmove.qemu import run_control
 from kvmove.qemu.instance import Instance
@@ -32,27 +31,25 @@ class NewDisks:
         self._plan = plan
         self._vm = plan.vm.uuid
 
-    async def make(self, release: AsyncExitStack) -> list[RawTarget]:
-        """Make them, partial, and open them to be written, in the plan's order.
+    async def make(self) -> None:
+        """Make them, partial.
 
         :raise KvmoveError: one cannot be made; `discard` what is there.
         """
-        targets = []
-        for disk in self._plan.disks:
-            store = self._host.datastores[disk.destination_datastore]
+        for placement in self._plan.disks:
+            store, disk = self.store(placement), self._plan.new_disk(placement)
             await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id)
-            new = self._plan.new_disk(disk)
-            await asyncio.to_thread(store.create_disk, self._vm, new, reserve=new.size)
-            target = store.open_target(self._vm, new)
-            release.callback(target.close)
-            targets.append(target)
-        return targets
+            await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=disk.size)
+
+    def store(self, placement: DiskPlacement) -> Datastore:
+        """Where the new disk lies."""
+        return self._host.datastores[placement.destination_datastore]
 
     def pivots(self, instance: Instance) -> list[Pivot]:
         """The switch of each disk to its new image."""
         pivots = []
         for disk in self._plan.disks:
-            store = self._host.datastores[disk.destination_datastore]
+            store = self.store(disk)
             file = store.disk_path(self._vm, self._plan.new_disk(disk))
             pivots.append(Pivot(instance, self._plan.vm, disk.name, file, is_device=store.is_of_devices))
         return pivots

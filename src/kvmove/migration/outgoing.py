@@ -17,11 +17,13 @@ from abc import abstractmethod
 from contextlib import AsyncExitStack
 
 from kvmove.client.agent import AgentClient
+from kvmove.disk.datastore import Datastore
 from kvmove.disk.offload import Offload
 from kvmove.errors import Cancelled, CheckFailed, KvmoveError, MoveFailed
 from kvmove.failpoints import reach
 from kvmove.migration.clean_up import give_away, stay
-from kvmove.migration.disk_mirrors import moving_disks, open_sources, quietly
+from kvmove.migration.disk_images import SourceImages, TargetImages, quietly
+from kvmove.migration.disk_mirrors import moving_disks
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
 from kvmove.migration.move_board import MoveBoard
@@ -29,7 +31,7 @@ from kvmove.migration.move_record import record_before, record_under_way
 from kvmove.migration.procedure import Procedure
 from kvmove.migration.switchover import Decision, SwitchoverParts, Timing, hand_over
 from kvmove.migration.watch import MoveWatch, VmLost, vm_lost
-from kvmove.model.move import MovePlan, Phase, Route
+from kvmove.model.move import DiskPlacement, MovePlan, Phase, Route
 from kvmove.model.ownership import Ownership
 from kvmove.mover.disk_move import DiskMove
 from kvmove.pki.contexts import client_context
@@ -60,6 +62,7 @@ class OutgoingMove(Procedure):
         self._record = record_before(plan)
         self._info: MigrationInfo | None = None
         self._disks: DiskMove
+        self._targets: TargetImages | None = None
 
     async def _carry_out(self) -> None:
         decision = await self._unless_undone(self._phases)
@@ -114,8 +117,9 @@ class OutgoingMove(Procedure):
         undo.push_async_callback(self._tell_destination)
         await self._destination.prepare_incoming(self.plan.move_id, {})
         self._watch.destination_is_ready = True
-        self._disks = self._disk_move(release)
+        self._disks = await self._disk_move(release)
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
+        undo.push_async_callback(asyncio.to_thread, self._disks.stop)  # before the disks are anybody else's
         self._watch.disks = self._disks
         self.board.watch_disks(self._disks)
         if self.plan.disks:
@@ -130,19 +134,22 @@ class OutgoingMove(Procedure):
             self._host.vms.end_move(self.plan.vm.uuid, self.plan.epoch)
             raise
 
-    def _disk_move(self, release: AsyncExitStack) -> DiskMove:
+    async def _disk_move(self, release: AsyncExitStack) -> DiskMove:
         """To the destination's agent over the migration NICs, or straight into the disks that it has made."""
-        sources = open_sources(self._host, self.plan, release)
-        disks = moving_disks(self.plan, sources)
+        sources = SourceImages(self._host, self.plan, self._watch.instance)
+        release.push_async_callback(sources.close)
+        await sources.open()
+        disks = moving_disks(self.plan, sources.disks)
         if not self.plan.over_storage:
             return DiskMove(disks, self.plan.routes, self._dial_disk, self._host.mover)
-        offloads = []
-        for source, disk in zip(sources, self.plan.disks, strict=True):
-            store = self._host.datastores[disk.reached_as or disk.destination_datastore]
-            target = store.open_target(self.plan.vm.uuid, self.plan.new_disk(disk))
-            release.callback(target.close)
-            offloads.append(Offload(source, target))
+        targets = self._targets = TargetImages(self._host, self.plan, self._reached)
+        release.push_async_callback(targets.close)
+        await targets.open()
+        offloads = [Offload(source, target) for source, target in zip(sources.disks, targets.disks, strict=True)]
         return DiskMove.within_host(disks, offloads, self._host.mover)
+
+    def _reached(self, placement: DiskPlacement) -> Datastore:
+        return self._host.datastores[placement.reached_as or placement.destination_datastore]
 
     def _dial_disk(self, route: Route, number: int) -> Stream:
         return self._dialer.open(route, StreamRole.DISK, number)
@@ -173,7 +180,7 @@ class OutgoingMove(Procedure):
     # The hand-over.
 
     def _switchover_parts(self) -> SwitchoverParts:
-        return SwitchoverParts(self.plan, self._host, self._destination, self._disks, self._record)
+        return SwitchoverParts(self.plan, self._host, self._destination, self._disks, self._record, self._targets)
 
     async def _hand_over(self, undo: AsyncExitStack, parts: SwitchoverParts, timing: Timing) -> Decision:
         """:raise Cancelled: before the word was given."""

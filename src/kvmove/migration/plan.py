@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from kvmove.errors import NotFound
 from kvmove.migration.findings import Finding, refuse_blockers
 from kvmove.migration.preflight import Situation, findings_of
-from kvmove.migration.preflight_disks import destination_datastore, image_at_destination, stays_in_place, storage_way
+from kvmove.migration.preflight_disks import destination_datastore, stays_in_place, storage_way
+from kvmove.migration.preflight_images import NO_IMAGES, Images, NewImage, new_image
 from kvmove.migration.routes import routes
 from kvmove.model.host import HostInfo, HostStatus
 from kvmove.model.move import DiskPlacement, HostRef, MovePlan, MoveRequest
@@ -22,26 +23,36 @@ from kvmove.model.vm import DiskDefinition, Power, VmDefinition, VmStatus
 
 
 def check(
-    request: MoveRequest, vm: VmStatus, hosts: Mapping[str, HostStatus], ownership: Ownership | None
+    request: MoveRequest,
+    vm: VmStatus,
+    hosts: Mapping[str, HostStatus],
+    ownership: Ownership | None,
+    images: Images = NO_IMAGES,
 ) -> list[Finding]:
     """All that blocks this move, and all that one should know before it starts.
 
     :param hosts: at least the VM's host and the destination.
     :param ownership: the registry's record of the VM; None when it has none.
+    :param images: what the VM's host found of disks that are more than one plain file.
     :raise NotFound: one of the two hosts is not in `hosts`.
     """
-    return list(findings_of(_situation(request, vm, hosts, ownership)))
+    return list(findings_of(_situation(request, vm, hosts, ownership)._replace(images=images)))
 
 
 def make_plan(
-    request: MoveRequest, vm: VmStatus, hosts: Mapping[str, HostStatus], ownership: Ownership | None, move_id: str
+    request: MoveRequest,
+    vm: VmStatus,
+    hosts: Mapping[str, HostStatus],
+    ownership: Ownership | None,
+    move_id: str,
+    images: Images = NO_IMAGES,
 ) -> MovePlan:
-    """The plan of this move.
+    """The plan of this move; parameters as of `check`.
 
     :raise CheckFailed: something blocks it; all of it is in `detail`, the remedies in `hint`.
     :raise NotFound: one of the two hosts is not in `hosts`.
     """
-    situation = _situation(request, vm, hosts, ownership)
+    situation = _situation(request, vm, hosts, ownership)._replace(images=images)
     refuse_blockers(findings_of(situation), f"{vm.state} on {vm.host}")
     source, destination = situation.source.info, situation.destination.info
     if source is None or destination is None or ownership is None:
@@ -49,19 +60,18 @@ def make_plan(
     disks = vm.definition.disks
     stays = [disk for disk in disks if stays_in_place(request, disk, source, destination)]
     way = storage_way(request, disks, source, destination)
+    places = {disk.name: _placement(situation, disk, source, destination) for disk in disks}
     return MovePlan(
         move_id=move_id,
-        vm=_at_destination(request, vm.definition, source, destination),
+        vm=_at_destination(vm.definition, places),
         source=_ref(situation.source),
         destination=_ref(situation.destination),
         disks=tuple(
-            _placement(request, disk, source, destination).model_copy(
-                update={"reached_as": way.names.get(disk.name), "why": way.why}
-            )
+            places[disk.name].model_copy(update={"reached_as": way.names.get(disk.name), "why": way.why})
             for disk in disks
             if disk not in stays
         ),
-        stays=tuple(_placement(request, disk, source, destination) for disk in stays),
+        stays=tuple(places[disk.name] for disk in stays),
         routes=routes(source, destination, request.nics) if source.name != destination.name else (),
         epoch=ownership.epoch,
         power=Power(vm.state.value),
@@ -81,11 +91,8 @@ def _situation(
     return Situation(request, vm, hosts[vm.host], hosts[wanted], ownership)
 
 
-def _at_destination(
-    request: MoveRequest, definition: VmDefinition, source: HostInfo, destination: HostInfo
-) -> VmDefinition:
-    """The definition as it is there: the same machine, other datastores."""
-    places = {disk.name: _placement(request, disk, source, destination) for disk in definition.disks}
+def _at_destination(definition: VmDefinition, places: Mapping[str, DiskPlacement]) -> VmDefinition:
+    """The definition as it is there: the same machine, other datastores and images."""
     disks = tuple(
         disk.model_copy(
             update={
@@ -99,19 +106,24 @@ def _at_destination(
     return definition.model_copy(update={"disks": disks})
 
 
-def _placement(request: MoveRequest, disk: DiskDefinition, source: HostInfo, destination: HostInfo) -> DiskPlacement:
-    datastore = destination_datastore(request, disk, source, destination)
+def _placement(now: Situation, disk: DiskDefinition, source: HostInfo, destination: HostInfo) -> DiskPlacement:
+    datastore = destination_datastore(now.request, disk, source, destination)
     if datastore is None:
         raise NotFound(f"{destination.name} has no datastore for disk {disk.name}")  # the checks have refused this
-    form, provisioning = image_at_destination(request, disk)
+    stays = stays_in_place(now.request, disk, source, destination)
+    new = new_image(now.request, disk, datastore, now.images)
+    if stays:
+        new = NewImage(disk.format, disk.provisioning)
     return DiskPlacement(
         name=disk.name,
         size=disk.size,
         source_datastore=disk.datastore,
         destination_datastore=datastore.name,
         source_format=disk.format,
-        format=form,
-        provisioning=provisioning,
+        format=new.format,
+        provisioning=new.provisioning,
+        on_device=datastore.devices is not None,
+        backing=new.backing,
     )
 
 

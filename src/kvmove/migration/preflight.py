@@ -15,6 +15,7 @@ from typing import NamedTuple
 import kvmove
 from kvmove.migration.findings import Finding, blocker, warning
 from kvmove.migration.preflight_disks import DISK_CHECKS, STORAGE_CHECKS, Pair, stays_in_place, storage_way
+from kvmove.migration.preflight_images import NO_IMAGES, Images
 from kvmove.migration.preflight_swap import swap_file_fits, swap_file_stays
 from kvmove.migration.routes import describe_nics, routes
 from kvmove.model.host import HostStatus
@@ -34,6 +35,7 @@ class Situation(NamedTuple):
     source: HostStatus
     destination: HostStatus
     ownership: Ownership | None
+    images: Images = NO_IMAGES
 
 
 def findings_of(situation: Situation) -> Iterator[Finding]:
@@ -43,7 +45,7 @@ def findings_of(situation: Situation) -> Iterator[Finding]:
     source, destination = situation.source.info, situation.destination.info
     if first or source is None or destination is None:
         return
-    pair = Pair(situation.request, situation.vm, source, destination)
+    pair = Pair(situation.request, situation.vm, source, destination, situation.images)
     for compare in (*STORAGE_CHECKS, swap_file_stays) if source.name == destination.name else _SECOND:
         yield from compare(pair)
 

@@ -14,9 +14,18 @@ from typing import NamedTuple
 from uuid import UUID
 
 from kvmove.migration.findings import Finding, blocker, warning
+from kvmove.migration.preflight_images import (
+    NO_IMAGES,
+    Images,
+    NewImage,
+    devices_suffice,
+    moving_image,
+    new_image,
+    staying_image,
+)
 from kvmove.model.host import DatastoreInfo, HostInfo
 from kvmove.model.move import DiskRequest, MoveRequest, Via
-from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning, VmState, VmStatus
+from kvmove.model.vm import DiskDefinition, VmState, VmStatus
 from kvmove.units import format_size
 
 
@@ -27,6 +36,7 @@ class Pair(NamedTuple):
     vm: VmStatus
     source: HostInfo
     destination: HostInfo
+    images: Images = NO_IMAGES
 
 
 def destination_datastore(
@@ -44,15 +54,6 @@ def wanted_datastore(request: MoveRequest, disk: DiskDefinition) -> str | None:
     """The destination's datastore that the operator names for the disk; None: none."""
     asked = request.disks.get(disk.name)
     return (asked.datastore if asked is not None else None) or request.datastore
-
-
-def image_at_destination(request: MoveRequest, disk: DiskDefinition) -> tuple[DiskFormat, Provisioning]:
-    """The format and the provisioning that the disk has once it has moved."""
-    asked = request.disks.get(disk.name) or DiskRequest()
-    return (
-        asked.format or request.format or disk.format,
-        asked.provisioning or request.provisioning or disk.provisioning,
-    )
 
 
 def stays_in_place(request: MoveRequest, disk: DiskDefinition, source: HostInfo, destination: HostInfo) -> bool:
@@ -138,20 +139,22 @@ def _staying_disks_are_not_cached(pair: Pair) -> Iterator[Finding]:
         )
 
 
-def _images_can_be_made(pair: Pair) -> Iterator[Finding]:
+def _images_can_move(pair: Pair) -> Iterator[Finding]:
     for disk in pair.vm.definition.disks:
-        form, provisioning = image_at_destination(pair.request, disk)
-        if DiskFormat.QCOW2 in (disk.format, form) or Provisioning.THICK in (disk.provisioning, provisioning):
-            yield blocker(f"disk {disk.name} is not raw and thin", "this version moves raw and thin disks")
+        store = _goes_to(pair, disk)
+        if store is None:
+            continue
+        if _stays(pair, disk):
+            yield from staying_image(disk, _kept_image(pair, disk), pair.source, pair.images)
+        else:
+            yield from moving_image(disk, new_image(pair.request, disk, store, pair.images), store, pair.images)
 
 
-def _staying_disks_keep_their_image(pair: Pair) -> Iterator[Finding]:
-    for disk in pair.vm.definition.disks:
-        if _stays(pair, disk) and image_at_destination(pair.request, disk) != (disk.format, disk.provisioning):
-            yield blocker(
-                f"disk {disk.name} stays where it is, and so cannot become another kind of image",
-                "name another datastore for it with --disk, or leave out --format and --provisioning",
-            )
+def _kept_image(pair: Pair, disk: DiskDefinition) -> NewImage:
+    """What is asked for a disk that stays."""
+    asked = pair.request.disks.get(disk.name) or DiskRequest()
+    form = asked.format or pair.request.format or disk.format
+    return NewImage(form, asked.provisioning or pair.request.provisioning or disk.provisioning)
 
 
 def _folders_move_whole(pair: Pair) -> Iterator[Finding]:
@@ -177,13 +180,18 @@ def room_for_disks(pair: Pair) -> dict[UUID, int]:
     for disk in pair.vm.definition.disks:
         store = _goes_to(pair, disk)
         if store is not None and not _stays(pair, disk):
-            needed[store.id] = needed.get(store.id, 0) + disk.size
+            backing = new_image(pair.request, disk, store, pair.images).backing
+            size = disk.size + sum(image.size for image in backing)
+            needed[store.id] = needed.get(store.id, 0) + size
     return needed
 
 
 def _datastores_have_room(pair: Pair) -> Iterator[Finding]:
     stores = {store.id: store for store in pair.destination.datastores}
     for identity, size in room_for_disks(pair).items():
+        if (free := stores[identity].devices) is not None:
+            yield from _devices(pair, stores[identity], free)
+            continue
         yield from _room(pair.destination.name, stores[identity], size)
 
 
@@ -201,6 +209,17 @@ def _room(host: str, store: DatastoreInfo, needed: int) -> Iterator[Finding]:
         )
 
 
+def _devices(pair: Pair, store: DatastoreInfo, free: tuple[int, ...]) -> Iterator[Finding]:
+    coming = [disk.size for disk in pair.vm.definition.disks if _goes_to(pair, disk) == store]
+    if not devices_suffice(coming, free):
+        sizes = ", ".join(map(format_size, sorted(free))) or "none"
+        yield blocker(
+            f"datastore {store.name} on {pair.destination.name} has no free devices for disks of "
+            f"{', '.join(map(format_size, coming))}; free: {sizes}",
+            "add devices to it in the host's agent.toml, or choose another datastore with --datastore",
+        )
+
+
 def _something_moves(pair: Pair) -> Iterator[Finding]:
     disks = pair.vm.definition.disks
     if all(_stays(pair, disk) for disk in disks):
@@ -214,8 +233,7 @@ STORAGE_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _named_disks_exist,
     _datastores_exist,
     _something_moves,
-    _images_can_be_made,
-    _staying_disks_keep_their_image,
+    _images_can_move,
     _folders_move_whole,
     _datastores_have_room,
 )
@@ -232,8 +250,7 @@ DISK_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _named_disks_exist,
     _datastores_exist,
     _staying_disks_are_not_cached,
-    _images_can_be_made,
-    _staying_disks_keep_their_image,
+    _images_can_move,
     _folders_move_whole,
     _datastores_have_room,
     _way_is_there,

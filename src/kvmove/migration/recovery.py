@@ -18,6 +18,7 @@ from pathlib import Path
 from kvmove.client.agent import AgentClient
 from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.migration.clean_up import give_away, stay
+from kvmove.migration.disk_images import quietly
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import MoveJournal, Step
 from kvmove.migration.move_board import MoveBoard
@@ -28,6 +29,7 @@ from kvmove.model.move import MovePlan, Phase
 from kvmove.model.vm import Power
 from kvmove.qemu import run_control
 from kvmove.qemu.block_jobs import MirrorJob, MirrorSpec
+from kvmove.qemu.disk_export import DiskExports
 from kvmove.qemu.features import find_features
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.migration import Migration, Status, give_up
@@ -160,7 +162,8 @@ async def undo_in_qemu(instance: Instance, plan: MovePlan) -> None:
 
 
 async def abandon_mirrors(instance: Instance, plan: MovePlan) -> None:
-    """Take the mirrors that a dead agent has left off a QEMU. What fails is logged."""
+    """Take the mirrors and exports that a dead agent has left off a QEMU. What fails is logged."""
+    await quietly(DiskExports(instance.monitor, Path("/nonexistent")).end)
     for number, disk in enumerate(plan.disks):
         spec = MirrorSpec(instance.disk_nodes[disk.name], disk.size, Path("/nonexistent"), disk.name, number)
         try:

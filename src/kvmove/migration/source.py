@@ -18,7 +18,8 @@ from kvmove.errors import KvmoveError, MoveFailed, NotConverged, Unreachable
 from kvmove.failpoints import reach
 from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit
 from kvmove.memory.relay_process import RelayOrder, RelayProcess
-from kvmove.migration.disk_mirrors import DiskMirrors, quietly
+from kvmove.migration.disk_images import quietly
+from kvmove.migration.disk_mirrors import DiskMirrors
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.memory_channels import channel_routes, memory_channels
 from kvmove.migration.move_board import MoveBoard

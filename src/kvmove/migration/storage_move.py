@@ -26,10 +26,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 from kvmove.disk.offload import Offload
-from kvmove.disk.raw_target import RawTarget
 from kvmove.errors import Cancelled, KvmoveError, MoveFailed
 from kvmove.failpoints import reach
-from kvmove.migration.disk_mirrors import DiskMirrors, moving_disks, open_sources, quietly
+from kvmove.migration.disk_images import SourceImages, TargetImages, quietly
+from kvmove.migration.disk_mirrors import DiskMirrors, moving_disks
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
 from kvmove.migration.move_board import MoveBoard
@@ -39,7 +39,7 @@ from kvmove.migration.procedure import COPY_LOOK_SECONDS, Procedure
 from kvmove.migration.switchover import DRAIN_SECONDS, SYNC_SECONDS, Timing, pause
 from kvmove.migration.watch import MoveWatch, VmLost, vm_lost
 from kvmove.model.move import MovePlan, Phase
-from kvmove.model.vm import Power
+from kvmove.model.vm import DiskFormat, Power
 from kvmove.mover.disk_move import DiskMove
 from kvmove.qemu import run_control
 from kvmove.qemu.instance import Instance
@@ -57,7 +57,8 @@ class StorageMove(Procedure):
         self._instance = None if plan.power is Power.OFF else host.vms.instance(plan.vm.uuid)
         super().__init__(host, plan, board, MoveWatch(plan, self._instance))
         self._new = NewDisks(host, plan)
-        self._targets: list[RawTarget] = []
+        self._sources = SourceImages(host, plan, self._instance)
+        self._targets = TargetImages(host, plan, self._new.store)
         self._disks: DiskMove
 
     async def _carry_out(self) -> None:
@@ -93,8 +94,11 @@ class StorageMove(Procedure):
         self._enter(Phase.SWITCHING_OVER)
         timing = Timing()
         began = time.monotonic()
-        if self._instance is not None and mirrors is not None:
-            await self._add_images(self._instance, undo)
+        if self._instance is None or mirrors is None:
+            await self._seal()
+            timing.mark("sync")
+        else:
+            await self._add_images(self._instance, undo, sealed=False)
             timing, began = Timing(), time.monotonic()
             await self._switch(self._instance, mirrors, undo, timing)
         await self._give_word()
@@ -113,11 +117,16 @@ class StorageMove(Procedure):
         await require_power(self._host, self.plan)
         self._journal.write(Step.BEGAN, {"plan": self.plan.model_dump(mode="json")})
         undo.push_async_callback(self._surely, self._discard)
-        self._targets = await self._new.make(release)
-        sources = open_sources(self._host, self.plan, release)
-        offloads = [Offload(source, target) for source, target in zip(sources, self._targets, strict=True)]
+        await self._new.make()
+        release.push_async_callback(self._targets.close)
+        release.push_async_callback(self._sources.close)
+        await self._targets.open()
+        await self._sources.open()
+        sources, targets = self._sources.disks, self._targets.disks
+        offloads = [Offload(source, target) for source, target in zip(sources, targets, strict=True)]
         self._disks = DiskMove.within_host(moving_disks(self.plan, sources), offloads, self._host.mover)
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
+        undo.push_async_callback(asyncio.to_thread, self._disks.stop)  # before the disks are anybody else's
         self._watch.disks = self._disks
         self.board.watch_disks(self._disks)
         await asyncio.to_thread(self._disks.start, COPY_LOOK_SECONDS)
@@ -132,19 +141,20 @@ class StorageMove(Procedure):
         self._disks.start_copy()
         while not await asyncio.to_thread(self._disks.wait_copied, COPY_LOOK_SECONDS):
             log.debug("move %s: the disks are not copied yet", self.plan.move_id)
-        await self._sync()  # what is left for the stun is less
+        await asyncio.to_thread(self._disks.sync_targets)  # what is left for the stun is less
 
-    async def _sync(self) -> None:
+    async def _seal(self) -> None:
         await asyncio.to_thread(self._disks.sync_targets)
-        for target in self._targets:
-            await asyncio.to_thread(target.sync_folder)
+        await self._targets.seal()
 
     # The switchover.
 
-    async def _add_images(self, instance: Instance, undo: AsyncExitStack) -> None:
-        for pivot in self._new.pivots(instance):
-            undo.push_async_callback(quietly, pivot.abandon)
-            await pivot.prepare()
+    async def _add_images(self, instance: Instance, undo: AsyncExitStack, *, sealed: bool) -> None:
+        """Raw images while the guest runs; others, whose tables QEMU would read too early, once they are sealed."""
+        for placement, pivot in zip(self.plan.disks, self._new.pivots(instance), strict=True):
+            if sealed is (placement.format is not DiskFormat.RAW):
+                undo.push_async_callback(quietly, pivot.abandon)
+                await pivot.prepare()
 
     async def _switch(self, instance: Instance, mirrors: DiskMirrors, undo: AsyncExitStack, timing: Timing) -> None:
         """:raise KvmoveError: the old disks are the VM's still, and hold everything."""
@@ -155,11 +165,13 @@ class StorageMove(Procedure):
         await self._settle()
         timing.mark("drain")
         self._disks.expect_mirrors_to_end()
-        await asyncio.gather(self._sync(), *(mirror.finish(timeout=SYNC_SECONDS) for mirror in mirrors.jobs))
+        await asyncio.gather(self._seal(), *(mirror.finish(timeout=SYNC_SECONDS) for mirror in mirrors.jobs))
         if not await asyncio.to_thread(self._disks.wait_settled, 0):
             raise MoveFailed("A write came after the guest was stopped.")
         timing.mark("sync")
         await reach("storage-synced")
+        await self._sources.close()  # QEMU would take its exports along to the new images
+        await self._add_images(instance, undo, sealed=True)
         undo.push_async_callback(self._surely, self._switch_back)
         for pivot in self._new.pivots(instance):
             await pivot.switch()

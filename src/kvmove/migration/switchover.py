@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from kvmove.client.agent import AgentClient
 from kvmove.errors import Busy, KvmoveError, MoveFailed, Unreachable
 from kvmove.failpoints import reach
+from kvmove.migration.disk_images import TargetImages
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.move_record import record_committed, record_under_way
 from kvmove.model.move import MovePlan
@@ -72,13 +73,15 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class SwitchoverParts:
-    """What a switchover works with. `record` is the ownership as it is while the move is under way."""
+    """What a switchover works with. `record` is the ownership as it is while the move is under way; `targets` are the
+    disks that the source writes by itself."""
 
     plan: MovePlan
     host: HostParts
     destination: AgentClient
     disks: DiskMove
     record: Ownership
+    targets: TargetImages | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,8 @@ async def send_rest(parts: SwitchoverParts, live: LiveParts, timing: Timing) -> 
 async def _sync(parts: SwitchoverParts) -> None:
     """What the source has written by itself first: the destination may freeze the disks in its sync."""
     await asyncio.to_thread(parts.disks.sync_targets)
+    if parts.targets is not None:
+        await parts.targets.seal()
     await parts.destination.sync_incoming(parts.plan.move_id, {}, timeout=SYNC_SECONDS)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from kvmove.model.image import BackingImage
 from kvmove.model.names import Name
 from kvmove.model.strict import Strict
 from kvmove.model.vm import DiskDefinition, DiskFormat, Power, Provisioning, VmDefinition
@@ -95,9 +96,10 @@ class Route(Strict):
 class DiskPlacement(Strict):
     """One disk of a move. `size` in bytes.
 
-    `format` and `provisioning` are those at the destination. `reached_as` is what the source's host calls the
-    destination's datastore, if the source writes the disk there by itself, over the storage network; else its data goes
-    over the migration NICs. `why` says why it is so.
+    `format` and `provisioning` are those at the destination; `on_device` says that it lies on a block device there,
+    and `backing` are the images that the disk rests on and that come along. `reached_as` is what the source's host
+    calls the destination's datastore, if the source writes the disk there by itself, over the storage network; else its
+    data goes over the migration NICs. `why` says why it is so.
     """
 
     name: Name
@@ -107,6 +109,8 @@ class DiskPlacement(Strict):
     source_format: DiskFormat = DiskFormat.RAW
     format: DiskFormat = DiskFormat.RAW
     provisioning: Provisioning = Provisioning.THIN
+    on_device: bool = False
+    backing: tuple[BackingImage, ...] = ()
     reached_as: Name | None = None
     why: str = ""
 

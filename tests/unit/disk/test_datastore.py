@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kvmove.disk import reservation
+from kvmove.disk import qcow2, reservation
 from kvmove.disk.claims import LOCK
 from kvmove.disk.datastore import IDENTITY, Datastore
 from kvmove.disk.errors import DiskError
@@ -155,10 +155,11 @@ def test_the_files_of_a_disk_in_two_formats_are_two(store: Datastore) -> None:
     assert store.disk_path(VM, ROOT).name == "root.raw"
 
 
-def test_a_disk_that_cannot_be_made_yet_is_refused(store: Datastore, path: Path) -> None:
-    with pytest.raises(CheckFailed, match="disk root is qcow2"):
-        store.create_disk(VM, ROOT.model_copy(update={"format": DiskFormat.QCOW2}))
-    assert tree(path) == []
+def test_a_qcow2_disk_is_made_under_its_own_name(store: Datastore, path: Path) -> None:
+    made = store.create_disk(VM, ROOT.model_copy(update={"format": DiskFormat.QCOW2}))
+    assert made.name == "root.qcow2"
+    assert qcow2.describe(made, DiskFormat.QCOW2).virtual_size == ROOT.size
+    assert store.vms() == [VM]
 
 
 def test_a_thick_disk_has_its_space_from_the_start_and_keeps_it(store: Datastore, path: Path) -> None:

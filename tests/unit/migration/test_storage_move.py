@@ -63,6 +63,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def move(said: list[str], settles: int) -> StorageMove:
     """A storage move at its switchover, with nothing real in it."""
     plan = move_plan()
+    plan = plan.model_copy(update={"disks": plan.disks[:1]})
     monitor = SimpleNamespace(on_event=lambda listen: lambda: None)
     instance = SimpleNamespace(monitor=monitor, process=SimpleNamespace(is_alive=lambda: True))
     vms = SimpleNamespace(instance=lambda vm: instance)

@@ -1,0 +1,130 @@
+"""The disks of a move at its destination: made, written, sealed; then the VM's own, or deleted.
+
+    make        partial folders and images; streams are taken, unless the source writes the images by itself
+    sync        all is durable and nobody writes any more; with `verify` the disks are frozen as they are
+    commit      the folders are whole: the VM is handed over
+    discard     nothing is left
+
+Invariant: a disk that is not handed over lies in a folder marked partial, which no VM can be started from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from kvmove.disk.clone import clone
+from kvmove.disk.datastore import Datastore
+from kvmove.errors import Busy, CheckFailed, MoveFailed
+from kvmove.migration.disk_images import TargetImages, image_digest
+from kvmove.migration.host_parts import HostParts
+from kvmove.model.move import DiskPlacement, MovePlan
+from kvmove.mover.receiver import DiskReceiver
+from kvmove.transport.stream import Stream, StreamLost
+
+FROZEN = ".frozen"
+"""Suffix of a disk's copy as it was at the last sync, kept until its digest is asked for."""
+
+
+class IncomingDisks:
+    """Those of one move. `digests` are known after `find_digests`; those of disks that could not be frozen before."""
+
+    def __init__(self, host: HostParts, plan: MovePlan) -> None:
+        self.digests: dict[str, str] = {}
+        self._host = host
+        self._plan = plan
+        self._vm = plan.vm.uuid
+        self._targets = TargetImages(host, plan, self._store)
+        self._receiver: DiskReceiver | None = None
+
+    @property
+    def failure(self) -> str:
+        """Why the disks cannot go on; empty while they can."""
+        return self._receiver.failure if self._receiver is not None else ""
+
+    @property
+    def applied_bytes(self) -> int:
+        return self._receiver.applied_bytes if self._receiver is not None else 0
+
+    async def make(self) -> None:
+        """:raise KvmoveError: one cannot be made; `discard` what is there."""
+        for placement in self._plan.disks:
+            store, disk = self._store(placement), self._plan.new_disk(placement)
+            await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id)
+            await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=disk.size)
+        if not self._plan.over_storage:
+            await self._targets.open()
+        self._receiver = DiskReceiver(list(self._targets.disks))
+
+    def _store(self, placement: DiskPlacement) -> Datastore:
+        store = self._host.datastores.get(placement.destination_datastore)
+        if store is None:
+            raise CheckFailed(f"host {self._host.name} has no datastore {placement.destination_datastore}")
+        return store
+
+    def accept(self, number: int, stream: Stream) -> Callable[[], None]:
+        """Take a stream of the source; called in its thread. :raise StreamLost: the move is over."""
+        if self._receiver is None:
+            raise StreamLost("the move is over")
+        return self._receiver.accept(number, stream)
+
+    async def sync(self) -> None:
+        """:raise Busy: the disks are not open. :raise KvmoveError: the storage failed, now or before."""
+        receiver = self._receiver
+        if receiver is None:
+            raise Busy(f"move {self._plan.move_id} has no disks open here")
+        await asyncio.to_thread(receiver.sync)
+        if receiver.failure:
+            raise MoveFailed(f"The destination cannot go on: {receiver.failure}.")
+        await self._targets.seal()
+        if self._plan.verify:
+            for placement in self._plan.disks:
+                await self._freeze(placement)
+
+    async def _freeze(self, placement: DiskPlacement) -> None:
+        """Keep the disk as it is now: as a reflink, or by its digest where the file system has none."""
+        path, frozen = self._image(placement), self._frozen(placement)
+        frozen.unlink(missing_ok=True)
+        if not path.is_file() or not await asyncio.to_thread(clone, path, frozen):
+            self.digests[placement.name] = await image_digest(self._host.run, self._plan.new_disk(placement), path)
+
+    def _image(self, placement: DiskPlacement) -> Path:
+        return self._store(placement).disk_path(self._vm, self._plan.new_disk(placement))
+
+    def _frozen(self, placement: DiskPlacement) -> Path:
+        return self._store(placement).path / str(self._vm) / f"{placement.name}{FROZEN}"
+
+    async def find_digests(self) -> None:
+        """The digests of the disks as they were at the last `sync`, also before a restart of the agent; none of a disk
+        whose copy is not there any more."""
+        for placement in self._plan.disks:
+            if (frozen := self._frozen(placement)).exists():
+                disk = self._plan.new_disk(placement)
+                self.digests[placement.name] = await image_digest(self._host.run, disk, frozen)
+                frozen.unlink(missing_ok=True)
+
+    def drop_frozen(self) -> None:
+        """Nobody asks for digests any more."""
+        for placement in self._plan.disks:
+            self._frozen(placement).unlink(missing_ok=True)
+
+    async def stop(self) -> None:
+        """Nothing is written any more; threads and daemons end."""
+        if self._receiver is not None:
+            await asyncio.to_thread(self._receiver.stop)
+            self._receiver = None
+        await self._targets.close()
+
+    async def commit(self) -> None:
+        """The disks are the VM's, durably. May be done again."""
+        for name in {disk.destination_datastore for disk in self._plan.disks}:
+            store = self._host.datastores[name]
+            await asyncio.to_thread(store.commit_incoming, self._vm, self._plan.move_id)
+
+    async def discard(self) -> None:
+        """Delete what was made. May be done again. Call `stop` before."""
+        for name in {disk.destination_datastore for disk in self._plan.disks}:
+            store = self._host.datastores.get(name)
+            if store is not None:
+                await asyncio.to_thread(store.discard_incoming, self._vm, self._plan.move_id)
