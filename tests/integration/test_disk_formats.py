@@ -3,7 +3,7 @@
 import pytest
 
 from kvmove.lab.ledger_vm import LedgerVm
-from kvmove.lab.spec import LOCAL, SECOND, SHARED
+from kvmove.lab.spec import BLOCK, LOCAL, SECOND, SHARED
 from kvmove.model.vm import DiskFormat, Provisioning
 from kvmove.units import MIB
 from tests.support.moving_guest import World, world
@@ -50,4 +50,22 @@ async def test_a_qcow2_disk_goes_over_the_storage_network_and_stays_in_a_host_mo
         await there.runs_on(there.lab.host("h1"))
         await there.move(None, datastore=LOCAL, format=RAW)
         await there.runs_on(there.lab.host("h1"))
+        await there.judge("h1")
+
+
+async def test_thick_disks_and_block_devices() -> None:
+    async with world(VM, "fmt", block=2) as there:
+        for host, datastore, form, provisioning in (
+            ("h2", LOCAL, RAW, "thick"),
+            (None, BLOCK, RAW, "thick"),
+            ("h1", BLOCK, RAW, "thick"),
+            (None, SECOND, QCOW2, "thick"),
+            ("h2", BLOCK, None, None),
+            ("h1", LOCAL, RAW, "thin"),
+        ):
+            wanted = {"format": form, "provisioning": provisioning, "datastore": datastore}
+            moved = await there.move(host, verify=host is not None, **wanted)
+            assert host is None or moved.digests_equal
+            await there.runs_on(there.lab.host(host or moved.task.source))
+            await becomes(there, form or RAW, Provisioning(provisioning or "thick"))
         await there.judge("h1")
