@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kvmove.disk.errors import DiskError
 from kvmove.errors import CheckFailed, NotFound
 from kvmove.lab.guest.image import build
 from kvmove.lab.guest.options import GuestOptions, Mode, serial_trouble
@@ -138,7 +139,7 @@ async def test_a_vm_whose_swap_file_has_no_place_is_neither_defined_nor_started(
         vm = small_vm().model_copy(update={"swap": "with-vm"})
         await host.vms.define(vm)
         (host.folder / "ds" / FOLDER).write_text("in the way")
-        with pytest.raises(Exception, match="swap"):
+        with pytest.raises(DiskError, match="make a folder for swap files"):
             await host.vms.start(vm.uuid)
         assert (await host.vms.status(vm.uuid)).state is VmState.OFF
         assert host.leftovers(vm.uuid) == []
