@@ -19,6 +19,7 @@ from kvmove.agent.moves import Moves
 from kvmove.agent.vms import VmManager
 from kvmove.errors import InvalidInput, KvmoveError, NotFound
 from kvmove.model.host import HostInfo
+from kvmove.model.image import Bases
 from kvmove.model.move import MovePlan
 from kvmove.model.strict import Strict
 from kvmove.model.vm import VmDefinition, VmStatus
@@ -64,6 +65,7 @@ class AgentApi:
                 web.post("/v1/moves/{id}/cancel", self._cancel),
                 web.post("/v1/incoming", self._expect),
                 web.get("/v1/incoming/{id}", self._incoming),
+                web.post("/v1/incoming/{id}/bring", self._bring),
                 web.post("/v1/incoming/{id}/{step:prepare|sync|digest|take-over|abandon}", self._incoming_step),
             ]
         )
@@ -144,6 +146,11 @@ class AgentApi:
         caller = require(_peer(request), Role.MANAGER, Role.AGENT)
         source = caller.name if caller.role is Role.AGENT else None
         return _answer(self._moves.incoming(request.match_info["id"], source).status())
+
+    async def _bring(self, request: web.Request) -> web.StreamResponse:
+        caller = require(_peer(request), Role.AGENT)
+        move = self._moves.incoming(request.match_info["id"], caller.name)
+        return _answer(await move.bring(await _parse(request, Bases)))
 
     async def _incoming_step(self, request: web.Request) -> web.StreamResponse:
         caller = require(_peer(request), Role.AGENT)

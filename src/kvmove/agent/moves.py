@@ -200,7 +200,11 @@ class Moves:
         try:
             if move.state is IncomingState.EXPECTED and time.monotonic() - move.since > EXPECT_SECONDS:
                 del self._incoming[move_id]
-            elif move.state is IncomingState.PREPARED and not move.lock.locked() and await move.is_over():
+            elif (
+                move.state in (IncomingState.BRINGING, IncomingState.PREPARED)
+                and not move.lock.locked()
+                and await move.is_over()
+            ):
                 log.warning("move %s was given up by its source: discarding what it brought", move_id)
                 await move.abandon()
             elif move.has_frozen and time.monotonic() - move.since > FROZEN_SECONDS:

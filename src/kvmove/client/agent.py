@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from kvmove.client.http import HttpClient, segment
 from kvmove.model.host import HostInfo
-from kvmove.model.image import DiskImage
+from kvmove.model.image import Bases, DiskImage
 from kvmove.model.move import HostRef, MovePlan, MoveStatus
 from kvmove.model.vm import VmDefinition, VmStatus
 from kvmove.pki.identity import Identity, Role
@@ -113,6 +113,11 @@ class AgentClient:
     async def incoming(self, move_id: str) -> dict[str, Any]:
         """How the destination sees a move that comes to it."""
         return await self._http.ask(_FACTS, "GET", f"/v1/incoming/{segment(move_id)}")
+
+    async def bring_incoming(self, move_id: str, bases: Bases) -> dict[str, Any]:
+        """The source tells the destination what the disks rest on, before it prepares them."""
+        path = f"/v1/incoming/{segment(move_id)}/bring"
+        return await self._http.ask(_FACTS, "POST", path, bases, timeout=_CHANGE_TIMEOUT)
 
     async def prepare_incoming(
         self, move_id: str, body: Mapping[str, Any], timeout: float = _CHANGE_TIMEOUT

@@ -5,6 +5,7 @@
     <uuid>/<disk>.device                    a disk that lies on a block device, see `claims`
     <uuid>/.incoming-<move id>              the folder is partial, see `incoming`
     .kvmove-quarantine/<uuid>.<move id>/    what a finished move left behind, see `quarantine`
+    .kvmove-images/                         what disks rest on, see `base_images`
     .kvmove-swap/                           where QEMUs make their swap files, which have no names
 
 Invariant: every path is made here from a UUID and a checked name, never from a user's text, and below the datastore's
@@ -23,15 +24,17 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from kvmove.disk import claims, incoming, qcow2, quarantine, reservation
+from kvmove.disk import base_images, claims, incoming, qcow2, quarantine, reservation
 from kvmove.disk.claims import Claim, Devices
 from kvmove.disk.errors import DiskError, disk_error
 from kvmove.disk.folder import Folder
+from kvmove.disk.qcow2 import Layer
 from kvmove.disk.quarantine import Quarantined
 from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
 from kvmove.errors import Busy, CheckFailed, InvalidInput, KvmoveError, NotFound
 from kvmove.model.host import DatastoreInfo
+from kvmove.model.image import BaseImage
 from kvmove.model.names import NAME_PATTERN
 from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning
 
@@ -133,8 +136,9 @@ class Datastore:
                         folder.require_file(path.name)
         return path
 
-    def create_disk(self, vm: UUID, disk: DiskDefinition, *, reserve: int = 0) -> Path:
-        """A new disk, durable; the VM's folder is made when there is none. Return where it lies.
+    def create_disk(self, vm: UUID, disk: DiskDefinition, *, reserve: int = 0, below: BaseImage | None = None) -> Path:
+        """A new disk, durable; the VM's folder is made when there is none. Return where it lies. It rests on the base
+        image `below`, if given, which is there.
 
         It holds nothing, but on a device what that held before. `reserve` bytes of a thin disk must be free and are
         promised to it until its folder is whole. For a VM that moves in call `begin_incoming` before.
@@ -150,7 +154,7 @@ class Datastore:
                     if self._devices is not None:
                         path = self._devices.claim(root, folder, disk.name, disk.size)
                     else:
-                        _make_file(root, folder, path, disk, reserve)
+                        _make_file(root, folder, path, disk, reserve, self.base_layer(below))
                 except (KvmoveError, OSError):
                     if is_new:
                         root.remove_tree(str(vm))
@@ -177,6 +181,43 @@ class Datastore:
         with self._root(f"open {vm}/{disk.name}") as root, root.folder(str(vm)) as folder:
             thick = disk.provisioning is Provisioning.THICK
             return RawTarget(path, thick=thick, dir_fd=folder.fileno())
+
+    # Images below disks, see `base_images`
+
+    def has_base(self, base: BaseImage) -> bool:
+        """Whether the image is there, whole."""
+        with self._root("look for an image") as root:
+            return base_images.is_there(root, base)
+
+    def begin_base(self, base: BaseImage, move_id: str) -> None:
+        """Make the file that a move brings the image into.
+
+        :raise CheckFailed: too little is free.
+        """
+        with self._root("make room for an image") as root:
+            base_images.begin(root, self.path, base, _checked(move_id, "move"))
+
+    def open_base(self, base: BaseImage, move_id: str) -> RawTarget:
+        """That file, to be written."""
+        with self._root("open an image") as root:
+            return base_images.open_target(root, self.path, base, _checked(move_id, "move"))
+
+    def commit_base(self, base: BaseImage, below: BaseImage | None, move_id: str) -> None:
+        """The image was brought and synced; it rests on `below`. Repeating it changes nothing.
+
+        :raise MoveFailed: it is no image of its format.
+        """
+        with self._root("take an image over") as root:
+            base_images.commit(root, self.path, base, below, _checked(move_id, "move"))
+
+    def discard_bases(self, move_id: str) -> None:
+        """Delete what the move has begun to bring. Nothing happens when there is nothing."""
+        with self._root("discard images") as root:
+            base_images.discard(root, _checked(move_id, "move"))
+
+    def base_layer(self, base: BaseImage | None) -> Layer | None:
+        """The image as another rests on it."""
+        return Layer(base_images.path_of(self.path, base), base.format) if base is not None else None
 
     def delete_vm(self, vm: UUID) -> None:
         """Delete the VM's disks here, beyond recovery. Nothing happens when there are none.
@@ -314,7 +355,9 @@ def _checked(name: str, kind: str) -> str:
     return name
 
 
-def _make_file(root: Folder, folder: Folder, path: Path, disk: DiskDefinition, reserve: int) -> None:
+def _make_file(
+    root: Folder, folder: Folder, path: Path, disk: DiskDefinition, reserve: int, below: Layer | None
+) -> None:
     thick = disk.provisioning is Provisioning.THICK
     need = disk.size if thick else reserve
     with claims.locked(root) if need else nullcontext():
@@ -324,7 +367,7 @@ def _make_file(root: Folder, folder: Folder, path: Path, disk: DiskDefinition, r
             with RawTarget.create(path, disk.size, thick=thick, dir_fd=folder.fileno()) as target:
                 target.sync()
         else:
-            qcow2.create(path, disk.size, thick=thick)
+            qcow2.create(path, disk.size, backing=below, thick=thick)
             folder.sync_file(path.name)
         if reserve and not thick:
             reservation.promise(folder, path.name, reserve)

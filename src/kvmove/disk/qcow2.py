@@ -135,7 +135,7 @@ def _make_empty(path: Path) -> None:
 
 def _relative(path: Path, backing: Layer) -> str:
     """The backing image's name in the header. A colon in its first part would make a protocol of that."""
-    name = os.path.relpath(backing.path, path.resolve().parent)
+    name = os.path.relpath(backing.path.resolve(), path.resolve().parent)
     return f"./{name}" if ":" in name else name
 
 

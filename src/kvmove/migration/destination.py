@@ -1,6 +1,7 @@
 """The destination's part of a move, from the manager's word that one will come to the VM here or to nothing.
 
-    expect -> prepare -> sync -> take_over -> TAKEN          abandon, from any step before the commit -> nothing left
+    expect -> (bring ->) prepare -> sync -> take_over -> TAKEN
+    abandon, from any step before the commit -> nothing left
 
 `take_over` is the hand-over: the registry's compare-and-swap decides whether this host owns the VM; only then, and only
 once CONT_INTENT is on stable storage, the guest is let run. After a restart of the agent `recover` does what is owed
@@ -29,6 +30,7 @@ from kvmove.migration.incoming_disks import IncomingDisks
 from kvmove.migration.journal import Step
 from kvmove.migration.memory_channels import memory_channels
 from kvmove.migration.move_record import record_committed, record_under_way
+from kvmove.model.image import Bases
 from kvmove.model.move import MovePlan
 from kvmove.model.ownership import Ownership
 from kvmove.model.vm import Power
@@ -52,6 +54,7 @@ REGISTRY_PAUSE = 0.2
 
 class IncomingState(StrEnum):
     EXPECTED = "expected"
+    BRINGING = "bringing"  # images below the disks are coming
     PREPARED = "prepared"
     TAKEN = "taken"  # this host owns the VM, which runs here, or is paused or off as it was
     CRASHED = "crashed"  # this host owns the VM, which ran here or may have; its QEMU has ended
@@ -108,6 +111,31 @@ class IncomingMove:
         why = self._relay.why() if self._relay is not None else ""
         return f"the destination's QEMU has ended{f', after {why}' if why else ''}"
 
+    async def bring(self, bases: Bases) -> dict[str, Any]:
+        """Take the images below the disks, before `prepare`. The answer's `wanted` are the digests of those to send, in
+        that order; the others are here.
+
+        :raise KvmoveError: it cannot be done; nothing of it is left.
+        """
+        async with self.lock:
+            if self.state is not IncomingState.EXPECTED:
+                raise Busy(f"move {self.plan.move_id} is {self.state} here")
+            self._journal.write(Step.PREPARED, {"plan": self.plan.model_dump(mode="json")})
+            try:
+                wanted = await self._disks.bring(bases.bases)
+            except BaseException:
+                await self._discard()
+                raise
+            self._take_streams()
+            self.state = IncomingState.BRINGING
+            return self.status() | {"wanted": wanted}
+
+    def _take_streams(self) -> None:
+        self._host.listener.expect(
+            self.plan.move_id,
+            Expected(self._ticket, self.plan.source.name, self.plan.encrypt, self._accept),
+        )
+
     async def prepare(self) -> dict[str, Any]:
         """Make the disks, start QEMU, take streams.
 
@@ -116,7 +144,7 @@ class IncomingMove:
         async with self.lock:
             if self.state is IncomingState.PREPARED:
                 return self.status()
-            if self.state is not IncomingState.EXPECTED:
+            if self.state not in (IncomingState.EXPECTED, IncomingState.BRINGING):
                 raise Busy(f"move {self.plan.move_id} is {self.state} here")
             self._journal.write(Step.PREPARED, {"plan": self.plan.model_dump(mode="json")})
             try:
@@ -128,10 +156,7 @@ class IncomingMove:
             except BaseException:
                 await self._discard()
                 raise
-            self._host.listener.expect(
-                self.plan.move_id,
-                Expected(self._ticket, self.plan.source.name, self.plan.encrypt, self._accept),
-            )
+            self._take_streams()
             self.state = IncomingState.PREPARED
             await reach("destination-prepared")
             return self.status()

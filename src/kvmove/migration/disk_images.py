@@ -69,7 +69,7 @@ class SourceImages:
         else:
             socket = self._socket(f"read-{disk.name}")
             self._daemons.append(await StorageDaemon.start(disk, path, socket, writable=False))
-        return await asyncio.to_thread(NbdSource, path, socket, disk.name)
+        return await asyncio.to_thread(lambda: NbdSource(path, socket, disk.name, top_only=bool(placement.backing)))
 
     def _socket(self, what: str) -> Path:
         return self._host.run / f"{self._plan.move_id}-{what}.sock"

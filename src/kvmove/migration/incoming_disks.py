@@ -1,5 +1,6 @@
 """The disks of a move at its destination: made, written, sealed; then the VM's own, or deleted.
 
+    bring       images below the disks, which the datastores lack, come first, as disks that nobody writes to
     make        partial folders and images; streams are taken, unless the source writes the images by itself
     sync        all is durable and nobody writes any more; with `verify` the disks are frozen as they are
     commit      the folders are whole: the VM is handed over
@@ -11,14 +12,17 @@ Invariant: a disk that is not handed over lies in a folder marked partial, which
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from kvmove.disk.clone import clone
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, CheckFailed, MoveFailed
+from kvmove.migration.bases import NO_BASES, NewBases
 from kvmove.migration.disk_images import TargetImages, image_digest
 from kvmove.migration.host_parts import HostParts
+from kvmove.model.image import BaseImage
 from kvmove.model.move import DiskPlacement, MovePlan
 from kvmove.mover.receiver import DiskReceiver
 from kvmove.transport.stream import Stream, StreamLost
@@ -37,6 +41,8 @@ class IncomingDisks:
         self._vm = plan.vm.uuid
         self._targets = TargetImages(host, plan, self._store)
         self._receiver: DiskReceiver | None = None
+        self._bases = NewBases(plan, NO_BASES, self._store)
+        self._open_bases = ExitStack()
 
     @property
     def failure(self) -> str:
@@ -47,12 +53,36 @@ class IncomingDisks:
     def applied_bytes(self) -> int:
         return self._receiver.applied_bytes if self._receiver is not None else 0
 
+    async def bring(self, bases: Mapping[str, Sequence[BaseImage]]) -> list[str]:
+        """The images below the disks are going to come, unless they are here: those whose digests are returned, in
+        that order.
+
+        :raise KvmoveError: one cannot be made; `discard` what is there.
+        """
+        self._bases = NewBases(self._plan, bases, self._store)
+        wanted = await asyncio.to_thread(self._bases.missing)
+        await self._bases.make(wanted)
+        targets = [] if self._plan.over_storage else self._bases.open(wanted, self._open_bases)
+        self._receiver = DiskReceiver(list(targets))
+        return [it.base.digest for it in wanted]
+
+    async def _take_bases(self) -> None:
+        """What was to come has come."""
+        if self._receiver is not None:
+            receiver, self._receiver = self._receiver, None
+            await asyncio.to_thread(receiver.sync)
+            await asyncio.to_thread(receiver.stop)
+            self._open_bases.close()
+        await self._bases.commit()
+
     async def make(self) -> None:
         """:raise KvmoveError: one cannot be made; `discard` what is there."""
+        await self._take_bases()
         for placement in self._plan.disks:
             store, disk = self._store(placement), self._plan.new_disk(placement)
             await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id)
-            await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=disk.size)
+            below = self._bases.under(placement)
+            await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=disk.size, below=below)
         if not self._plan.over_storage:
             await self._targets.open()
         self._receiver = DiskReceiver(list(self._targets.disks))
@@ -114,6 +144,7 @@ class IncomingDisks:
         if self._receiver is not None:
             await asyncio.to_thread(self._receiver.stop)
             self._receiver = None
+        self._open_bases.close()
         await self._targets.close()
 
     async def commit(self) -> None:
@@ -128,3 +159,4 @@ class IncomingDisks:
             store = self._host.datastores.get(name)
             if store is not None:
                 await asyncio.to_thread(store.discard_incoming, self._vm, self._plan.move_id)
+                await asyncio.to_thread(store.discard_bases, self._plan.move_id)

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import ExitStack
 
 from kvmove.disk.datastore import Datastore
+from kvmove.disk.offload import Offload
 from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.failpoints import reach
+from kvmove.migration.bases import NO_BASES, NewBases, SourceBases, copy_cold
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.switchover import pause
 from kvmove.model.move import DiskPlacement, MovePlan
 from kvmove.model.vm import Power
+from kvmove.mover.disk_move import DiskMove
 from kvmove.qemu import run_control
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.pivot import Pivot
@@ -30,6 +34,23 @@ class NewDisks:
         self._host = host
         self._plan = plan
         self._vm = plan.vm.uuid
+        self._bases = NewBases(plan, NO_BASES, self.store)
+
+    async def bring_bases(self, board: MoveBoard) -> None:
+        """Copy what the disks rest on, unless their datastores have it.
+
+        :raise KvmoveError: it failed; `discard` what is there.
+        """
+        source = SourceBases(self._host, self._plan)
+        await source.find()
+        self._bases = NewBases(self._plan, source.bases, self.store)
+        wanted = await asyncio.to_thread(self._bases.missing)
+        await self._bases.make(wanted)
+        with ExitStack() as release:
+            disks, targets = source.open(wanted, release), self._bases.open(wanted, release)
+            offloads = [Offload(disk.source, target) for disk, target in zip(disks, targets, strict=True)]
+            await copy_cold(DiskMove.within_host(disks, offloads, self._host.mover), board)
+        await self._bases.commit()
 
     async def make(self) -> None:
         """Make them, partial.
@@ -39,7 +60,8 @@ class NewDisks:
         for placement in self._plan.disks:
             store, disk = self.store(placement), self._plan.new_disk(placement)
             await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id)
-            await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=disk.size)
+            below = self._bases.under(placement)
+            await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=disk.size, below=below)
 
     def store(self, placement: DiskPlacement) -> Datastore:
         """Where the new disk lies."""
@@ -77,6 +99,7 @@ class NewDisks:
             try:
                 if self._vm in store.vms() and store.incoming_move(self._vm) == self._plan.move_id:
                     await asyncio.to_thread(store.discard_incoming, self._vm, self._plan.move_id)
+                await asyncio.to_thread(store.discard_bases, self._plan.move_id)
             except KvmoveError as error:
                 log.error("what move %s has made in %s stays there: %s", self._plan.move_id, name, error.detail)
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 from kvmove.client.agent import AgentClient
 from kvmove.disk.datastore import Datastore
 from kvmove.disk.offload import Offload
 from kvmove.errors import Cancelled, CheckFailed, KvmoveError, MoveFailed
 from kvmove.failpoints import reach
+from kvmove.migration.bases import NewBases, SourceBases, copy_cold
 from kvmove.migration.clean_up import give_away, stay
 from kvmove.migration.disk_images import SourceImages, TargetImages, quietly
 from kvmove.migration.disk_mirrors import moving_disks
@@ -31,6 +32,7 @@ from kvmove.migration.move_record import record_before, record_under_way
 from kvmove.migration.procedure import Procedure
 from kvmove.migration.switchover import Decision, SwitchoverParts, Timing, hand_over
 from kvmove.migration.watch import MoveWatch, VmLost, vm_lost
+from kvmove.model.image import Bases
 from kvmove.model.move import DiskPlacement, MovePlan, Phase, Route
 from kvmove.model.ownership import Ownership
 from kvmove.mover.disk_move import DiskMove
@@ -115,6 +117,7 @@ class OutgoingMove(Procedure):
         await self._host.registry.swap(self._record, begun)
         self._record = begun
         undo.push_async_callback(self._tell_destination)
+        await self._bring_bases()
         await self._destination.prepare_incoming(self.plan.move_id, {})
         self._watch.destination_is_ready = True
         self._disks = await self._disk_move(release)
@@ -125,6 +128,25 @@ class OutgoingMove(Procedure):
         if self.plan.disks:
             await asyncio.to_thread(self._disks.start, STREAM_SECONDS)
         await reach("source-prepared")
+
+    async def _bring_bases(self) -> None:
+        """Copy the images below the disks, those that the destination lacks. Undone with `prepare`."""
+        source = SourceBases(self._host, self.plan)
+        await source.find()
+        if not source.bases:
+            return
+        answer = await self._destination.bring_incoming(self.plan.move_id, Bases(bases=source.bases))
+        new = NewBases(self.plan, source.bases, self._reached)
+        wanted = [it for it in new.all() if it.base.digest in answer["wanted"]]
+        with ExitStack() as release:
+            disks = source.open(wanted, release)
+            if self.plan.over_storage:
+                targets = new.open(wanted, release)
+                offloads = [Offload(disk.source, target) for disk, target in zip(disks, targets, strict=True)]
+                move = DiskMove.within_host(disks, offloads, self._host.mover)
+            else:
+                move = DiskMove(disks, self.plan.routes, self._dial_disk, self._host.mover)
+            await copy_cold(move, self.board)
 
     async def _require_power(self) -> None:
         """:raise CheckFailed: the VM is not as it was when the move was planned; nothing was changed."""

@@ -117,6 +117,7 @@ class StorageMove(Procedure):
         await require_power(self._host, self.plan)
         self._journal.write(Step.BEGAN, {"plan": self.plan.model_dump(mode="json")})
         undo.push_async_callback(self._surely, self._discard)
+        await self._new.bring_bases(self.board)
         await self._new.make()
         release.push_async_callback(self._targets.close)
         release.push_async_callback(self._sources.close)

@@ -1,5 +1,9 @@
 """The image of a disk as its host finds it, for the plan of a move."""
 
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
 from kvmove.model.names import Name
 from kvmove.model.strict import Strict
 from kvmove.model.vm import DiskFormat
@@ -21,3 +25,18 @@ class DiskImage(Strict):
     backing: tuple[BackingImage, ...] = ()
     snapshots: tuple[str, ...] = ()
     problem: str = ""
+
+
+class BaseImage(Strict):
+    """An image below disks, as a datastore keeps it: under the digest of what a guest reads from it (`disk.digest`), so
+    that one is known again wherever it is. `size` of the file in bytes."""
+
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    format: DiskFormat
+    size: Annotated[int, Field(gt=0)]
+
+
+class Bases(Strict):
+    """What the disks of a move rest on, by the disk's name, lowest first."""
+
+    bases: dict[Name, tuple[BaseImage, ...]] = {}
