@@ -1,6 +1,7 @@
 """Images written and read through a real storage daemon: every byte, every hole, and what happens when it dies."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -257,6 +258,18 @@ async def test_a_daemon_that_dies_in_the_middle_of_writes_is_told_with_the_disk_
     assert not is_locked(image)
 
 
+async def test_what_was_synced_is_there_whatever_becomes_of_the_daemon(image: Path) -> None:
+    model = bytearray(SIZE)
+    async with daemon(image) as served:
+        with NbdTarget(image, served.socket, "root") as target:
+            await asyncio.to_thread(scribble, target, model, 6)
+            target.sync()
+            os.kill(served.pid, signal.SIGKILL)
+        with pytest.raises(MoveFailed):
+            await served.end()
+    assert content(image, "qcow2") == model
+
+
 async def test_a_daemon_that_hangs_fails_the_write_and_not_us(image: Path) -> None:
     async with daemon(image) as served:
         with NbdTarget(image, served.socket, "root", timeout=2) as target:
@@ -340,6 +353,8 @@ async def test_an_agent_that_is_killed_leaves_no_daemon_that_holds_the_image(ima
             await ended.wait()
         asyncio.get_running_loop().remove_reader(handle)
     finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
         os.close(handle)
     assert not is_locked(image)
     again = await StorageDaemon.start(disk(), image, socket, writable=True)  # over what the dead one left

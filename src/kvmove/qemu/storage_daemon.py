@@ -59,7 +59,7 @@ class StorageDaemon:
         """
         for program in (BINARY, "setpriv"):
             if shutil.which(program) is None:
-                raise CheckFailed(f"{program} is not on this host", hint="Install qemu-utils and util-linux.")
+                raise CheckFailed(f"{program} is not on this host", hint="Install qemu-system-common and util-linux.")
         socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _remove_files(socket)
         arguments = ["setpriv", "--pdeathsig", "KILL", *command_line(disk, image, socket, writable=writable)]
