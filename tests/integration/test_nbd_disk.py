@@ -283,6 +283,7 @@ async def test_a_daemon_that_hangs_fails_the_write_and_not_us(image: Path) -> No
                 os.kill(served.pid, signal.SIGCONT)
 
 
+@pytest.mark.lab
 async def test_a_full_file_system_is_told_and_the_image_can_still_be_read(tmp_path: Path) -> None:
     with mounted("ext4", tmp_path, 32 * MIB) as folder:
         path = folder / "root.qcow2"
