@@ -73,6 +73,15 @@ def test_a_disk_takes_the_smallest_device_that_is_large_enough(machine: Machine)
     assert (info.devices, info.free, info.size) == ((MIB, 2 * MIB, 8 * MIB), 11 * MIB, 13 * MIB)
 
 
+def test_a_disk_that_has_a_device_keeps_it(machine: Machine) -> None:
+    store = machine.host()
+    store.create_disk(VM, disk())
+    with pytest.raises(DiskError, match="has a device already"):
+        store.create_disk(VM, disk())
+    assert store.disk_path(VM, disk()) == machine.dev / "kv-a"
+    assert store.info().devices == (2 * MIB, 2 * MIB, 8 * MIB)
+
+
 def test_what_is_free_is_told_when_no_device_fits(machine: Machine) -> None:
     machine.used = {"kv-d"}
     with pytest.raises(CheckFailed, match=r"free are: 1\.0 MiB, 2\.0 MiB, 2\.0 MiB"):
