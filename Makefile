@@ -8,7 +8,7 @@ OUTPUT ?= table
 DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux gcc libc6-dev python3-venv
 DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 
-.PHONY: help setup packages guest demo test check unit integration faults soak compare clean
+.PHONY: help setup packages guest demo test check unit integration faults soak compare matrix clean
 
 help:
 	@echo "make demo      move a running VM between two hosts on this machine, and report what happened"
@@ -16,6 +16,7 @@ help:
 	@echo "make faults    every fault at every step of a move, on a lab"
 	@echo "make soak      HOPS=$(HOPS) moves there and back under full write load"
 	@echo "make compare   kvmove beside libvirt on one lab"
+	@echo "make matrix    VMs moved in every way: kinds, images, disks, states; CASES=TEXT for some"
 	@echo "make setup     only what these need: packages, .venv, guest kernel"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -41,6 +42,9 @@ soak: setup
 compare: setup
 	@scripts/need-packages $(DEBIAN_LIBVIRT)
 	@$(PY) -m kvmove lab compare --no-tls --results build/results -o $(OUTPUT)
+
+matrix: setup
+	@$(PY) -m kvmove lab matrix $(if $(CASES),--only "$(CASES)") --results build/results -o $(OUTPUT)
 
 test: setup check unit integration
 

@@ -1,4 +1,4 @@
-"""`kvmove lab`: hosts in namespaces of this one machine, to try things out, and the three runs that measure.
+"""`kvmove lab`: hosts in namespaces of this one machine, to try things out, and the runs that measure.
 
 The lab stays until `lab down`; the runs build labs of their own and leave nothing.
 """
@@ -14,6 +14,7 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 
 from kvmove.cli.contexts import forget_context, use_context
+from kvmove.cli.lab_matrix import matrix
 from kvmove.cli.lab_runs import compare, demo, soak
 from kvmove.cli.options import Form, Group, Options, pass_options
 from kvmove.cli.output import Printer, facts, table
@@ -43,6 +44,7 @@ def lab() -> None:
 lab.add_command(demo)
 lab.add_command(soak)
 lab.add_command(compare)
+lab.add_command(matrix)
 
 
 @lab.command("up")

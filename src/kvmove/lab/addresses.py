@@ -12,6 +12,8 @@ MANAGEMENT_NIC = "mgmt0"
 GUEST_BRIDGE = "br0"
 FIRST_HOST = 11
 FIRST_GUEST = 101
+GUESTS = 150
+"""Guests that have an address of their own; their numbers may go on, and the addresses go round."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ def world_guests() -> str:
 
 def guest(number: int = 0) -> str:
     """The address of guest `number`; it keeps it wherever it runs."""
-    return f"10.92.0.{FIRST_GUEST + number}"
+    return f"10.92.0.{FIRST_GUEST + number % GUESTS}"
 
 
 def guest_mac(number: int = 0) -> str:
     """A locally administered MAC address for guest `number`."""
-    return f"52:54:00:92:00:{FIRST_GUEST + number:02x}"
+    return f"52:54:00:92:00:{FIRST_GUEST + number % GUESTS:02x}"

@@ -1,4 +1,4 @@
-"""The lab's guest as a VM: the ledger guest with its memory and disk, defined, filled and started through the manager.
+"""The lab's guest as a VM: the ledger guest with its memory and disks, defined, filled and started through the manager.
 
 Its number is its number everywhere: in the ledger, in its address, in its MAC address.
 """
@@ -17,6 +17,7 @@ from kvmove.disk.claims import SUFFIX
 from kvmove.errors import NotFound
 from kvmove.lab import addresses, preparation
 from kvmove.lab.commands import LabFailed
+from kvmove.lab.disk_image import find
 from kvmove.lab.guest.image import GuestImage
 from kvmove.lab.guest.options import GuestOptions, Mode
 from kvmove.lab.guest.prefill import Prefill, prefill
@@ -24,7 +25,15 @@ from kvmove.lab.guest.recorder_log import RecorderLog
 from kvmove.lab.lab import Lab
 from kvmove.lab.lab_host import LabHost
 from kvmove.lab.spec import BLOCK, BLOCK_SHARED, LOCAL
-from kvmove.model.vm import NO_SWAP, BootDefinition, DiskDefinition, NicDefinition, Provisioning, VmDefinition
+from kvmove.model.vm import (
+    NO_SWAP,
+    BootDefinition,
+    DiskDefinition,
+    DiskFormat,
+    NicDefinition,
+    Provisioning,
+    VmDefinition,
+)
 from kvmove.units import GIB, MIB
 
 DISK = "root"
@@ -35,7 +44,7 @@ HEARD_WITHIN = 90.0
 
 @dataclass(frozen=True)
 class LedgerVm:
-    """A ledger guest as a VM. Sizes in bytes: `data` is what its disk holds at first, the rest is a hole.
+    """A ledger guest as a VM. Sizes in bytes: `data` is what each disk holds at first, the rest is a hole.
 
     Below 128 MiB of `memory` besides the RAM ledger (`ram_mib`) the guest's kernel runs out of memory.
     """
@@ -52,6 +61,9 @@ class LedgerVm:
     vcpus: int = 1
     datastore: str = LOCAL
     swap: str = NO_SWAP
+    disks: int = 1
+    format: DiskFormat = DiskFormat.RAW
+    provisioning: Provisioning = Provisioning.THIN
     options: GuestOptions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,8 +80,17 @@ class LedgerVm:
         return uuid5(_NAMESPACE, self.name)
 
     @property
+    def disk_names(self) -> tuple[str, ...]:
+        """In the order in which the guest numbers them."""
+        return (DISK, *(f"data{number}" for number in range(1, self.disks)))
+
+    @property
     def prefill(self) -> Prefill:
-        return Prefill(self.data, SEED)
+        return self.prefill_of(0)
+
+    def prefill_of(self, number: int) -> Prefill:
+        """What disk `number` holds at first: not what another does."""
+        return Prefill(self.data, SEED + number)
 
     def definition(self, image: GuestImage) -> VmDefinition:
         """The VM as the manager takes it."""
@@ -78,28 +99,36 @@ class LedgerVm:
             kernel=str(image.kernel.resolve()), initrd=str(image.initrd.resolve()),
             command_line=self.options.command_line(),
         )  # fmt: skip
-        provisioning = Provisioning.THICK if self.datastore in (BLOCK, BLOCK_SHARED) else Provisioning.THIN
-        disk = DiskDefinition(name=DISK, datastore=self.datastore, size=self.disk, provisioning=provisioning)
+        on_device = self.datastore in (BLOCK, BLOCK_SHARED)
+        disks = tuple(
+            DiskDefinition(
+                name=name, datastore=self.datastore, size=self.disk, format=self.format,
+                provisioning=Provisioning.THICK if on_device else self.provisioning,
+            )
+            for name in self.disk_names
+        )  # fmt: skip
         return VmDefinition(
-            name=self.name, uuid=self.uuid, memory=self.memory, vcpus=self.vcpus, disks=(disk,), nics=(nic,), boot=boot,
+            name=self.name, uuid=self.uuid, memory=self.memory, vcpus=self.vcpus, disks=disks, nics=(nic,), boot=boot,
             swap=self.swap,
         )  # fmt: skip
 
     def disk_file(self, host: LabHost) -> Path:
-        """The disk on that host, as seen from outside: its file, or the device that it lies on."""
+        """The first disk on that host, as seen from outside: its file, or the device that it lies on."""
         folder = host.datastore_called(self.datastore) / str(self.uuid)
         if self.datastore in (BLOCK, BLOCK_SHARED):
             return Path(json.loads((folder / f"{DISK}{SUFFIX}").read_text())["device"])
-        return folder / f"{DISK}.raw"
+        return folder / f"{DISK}.{self.format}"
 
 
 async def define(lab: Lab, vm: LedgerVm, image: GuestImage, host: str) -> None:
-    """Define the VM on `host` and fill its disk; it is off.
+    """Define the VM on `host` and fill its disks; it is off.
 
-    :raise KvmoveError: the manager refused, or the disk could not be filled.
+    :raise KvmoveError: the manager refused, or a disk could not be filled.
     """
-    await lab.manager.define_vm(host, vm.definition(image))
-    await asyncio.to_thread(fill, vm.disk_file(lab.host(host)), vm, image)
+    status = await lab.manager.define_vm(host, vm.definition(image))
+    for number, disk in enumerate(status.definition.disks):
+        place = await find(lab, host, vm.uuid, disk)
+        await asyncio.to_thread(place.fill, vm.prefill_of(number), image.prefill_tool)
 
 
 def fill(file: Path, vm: LedgerVm, image: GuestImage) -> None:

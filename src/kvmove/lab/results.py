@@ -1,9 +1,11 @@
-"""What demo, soak and compare found, as data. The keys are a promise: other programs read them.
+"""What demo, soak, compare and matrix found, as data. The keys are a promise: other programs read them.
 
 Every figure is measured: by the guest, by the recorder outside of both hosts, by the NICs' counters, by QEMU.
 """
 
 import json
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -92,9 +94,37 @@ class CompareResult(Strict):
     libvirt_sync: ContestantResult
 
 
-def write(folder: Path, target: str, result: BaseModel) -> Path:
-    """Write a result as `<folder>/<target>.json` and return the path."""
+class MatrixResult(StrEnum):
+    """What a case was. REFUSED: the product said no, and why; nothing was changed."""
+
+    MOVED = "moved"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class MatrixRow(Strict):
+    """One case. None is: not judged. `stun_ms` is how long the guest's clock stood still; `reason` says why it was
+    refused, or what is wrong.
+    """
+
+    case: str
+    result: MatrixResult
+    lost: int | None = None
+    equal: bool | None = None
+    stun_ms: float | None = None
+    reason: str = ""
+
+
+def write(folder: Path, target: str, result: BaseModel | Sequence[BaseModel]) -> Path:
+    """Write a result, or a list of them, as `<folder>/<target>.json` and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{target}.json"
-    path.write_text(json.dumps(result.model_dump(mode="json", by_alias=True), indent=2) + "\n")
+    path.write_text(json.dumps(as_json(result), indent=2, ensure_ascii=False) + "\n")
     return path
+
+
+def as_json(result: BaseModel | Sequence[BaseModel]) -> object:
+    """The result as JSON has it."""
+    if isinstance(result, BaseModel):
+        return result.model_dump(mode="json", by_alias=True)
+    return [one.model_dump(mode="json", by_alias=True) for one in result]

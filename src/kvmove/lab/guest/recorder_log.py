@@ -164,6 +164,10 @@ class RecorderLog:
             boots[head.boot] = _BootLog(head.boot, entry.arrival_ns)
         boots[head.boot].take(head, entry)
 
+    def forget(self, vm: int) -> None:
+        """Keep nothing of a VM that is gone: a log of many would fill the memory. Its file stays as it is."""
+        self._boots.pop(vm, None)
+
     def vms(self) -> list[int]:
         return sorted(self._boots)
 
