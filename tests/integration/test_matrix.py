@@ -10,7 +10,7 @@ from kvmove.lab.guest.timeline import Window
 from kvmove.lab.guest.verifier import Verdict
 from kvmove.lab.lab import Lab
 from kvmove.lab.matrix import MATRIX_LAB, run_matrix
-from kvmove.lab.matrix_cases import Case, chosen
+from kvmove.lab.matrix_cases import chosen
 from kvmove.lab.matrix_judge import Judged, Seen, judge
 from kvmove.lab.matrix_run import Bench, CaseRun
 from kvmove.lab.results import MatrixResult
