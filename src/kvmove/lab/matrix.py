@@ -17,7 +17,8 @@ from kvmove.lab.moving import Audience
 from kvmove.lab.spec import DatastoreSpec, LabSpec
 from kvmove.units import GIB
 
-MATRIX_LAB = LabSpec(nics=(0, 0), datastore=DatastoreSpec(size=4 * GIB), shared=True)
+MATRIX_LAB = LabSpec(nics=(0, 0), datastore=DatastoreSpec(size=4 * GIB), shared=True, block=12)
+"""Twelve devices: a case needs three on either side, and those that its move left are free again seconds later."""
 
 
 async def run_matrix(

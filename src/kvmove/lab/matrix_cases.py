@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
 
-from kvmove.lab.spec import LOCAL, SECOND, SHARED
+from kvmove.lab.spec import BLOCK, BLOCK_SHARED, LOCAL, SECOND, SHARED
 from kvmove.model.move import MoveKind, MoveRequest
 from kvmove.model.vm import DiskFormat, Provisioning, VmState
-
-BLOCK, BLOCK_SHARED = "block", "block-shared"
-"""Datastores of block devices: each host's own, and one that all hosts see."""
-
 
 class Image(StrEnum):
     """What a disk lies on."""
@@ -131,6 +127,12 @@ QUICK = (
     "storage raw→raw thin 3 disks running",
     "host raw 1 disk running",
     "host raw→qcow2 thin 1 disk running",
+    "unified qcow2→raw thick 1 disk paused",
+    "unified raw→block thick 1 disk off",
+    "unified raw→block thin 1 disk running",
+    "storage block→qcow2 thin 1 disk running",
+    "host qcow2 1 disk paused",
+    "unified qcow2 on a base→qcow2 thin 1 disk running kept",
 )
 """One of each kind of move, and of what must be refused: for the test run."""
 
