@@ -15,6 +15,7 @@ from kvmove.lab.spec import BLOCK, BLOCK_SHARED, LOCAL, SECOND, SHARED
 from kvmove.model.move import MoveKind, MoveRequest
 from kvmove.model.vm import DiskFormat, Provisioning, VmState
 
+
 class Image(StrEnum):
     """What a disk lies on."""
 
