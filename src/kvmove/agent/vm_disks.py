@@ -79,8 +79,8 @@ class VmDisks:
         for disk in definition.disks:
             store = self._datastore(disk.datastore)
             store.create_disk(definition.uuid, disk)
-            with store.open_target(definition.uuid, disk) as target:
-                if not target.is_blank:  # a device: what another VM left there is not for this one to read
+            if store.is_of_devices:  # what another VM left there is not for this one to read
+                with store.open_target(definition.uuid, disk) as target:
                     target.write_zeroes(0, target.size)
                     target.sync()
 

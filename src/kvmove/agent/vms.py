@@ -32,6 +32,7 @@ from kvmove.errors import Busy, CheckFailed, KvmoveError, NotFound, Unreachable
 from kvmove.model.image import DiskImage
 from kvmove.model.vm import Power, VmDefinition, VmState, VmStatus
 from kvmove.qemu import run_control
+from kvmove.qemu.guest_agent import trim_guest
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.monitor import Event
 from kvmove.registry.interface import Registry
@@ -313,7 +314,9 @@ class VmManager:
 
     async def disks_moved(self, definition: VmDefinition) -> None:
         """The VM's disks lie where `definition` says from now on, durably. Repeating it changes nothing."""
-        await self._keep(self._find(definition.uuid), definition=definition)
+        found = self._find(definition.uuid)
+        await self._keep(found, definition=definition)
+        self._spawn(self._trim(found))
 
     async def start_incoming(self, definition: VmDefinition, move_id: str) -> Instance:
         """Start a QEMU that waits for the VM's memory; its disks are there. Undone by `discard_incoming`.
@@ -353,6 +356,13 @@ class VmManager:
         if instance is not None:
             self._attach(vm, instance)
             await self._clear_if_powered_off(vm)
+            self._spawn(self._trim(vm))
+
+    async def _trim(self, vm: LocalVm) -> None:
+        """New disks may hold what the guest had discarded while QEMU's mirror dropped its discards: ask it again."""
+        runs = vm.instance is not None and await state_of(vm.instance) is VmState.RUNNING
+        if runs and vm.instance is not None and (told := await trim_guest(vm.instance)):
+            log.info("VM %s: %s", vm.definition.name, told)
 
     async def give_away(self, vm: UUID) -> None:
         """The VM runs elsewhere: end its paused QEMU here and forget it, durably. Its disks are not touched.
@@ -392,11 +402,12 @@ class VmManager:
     async def _watch(self, vm: LocalVm, instance: Instance) -> None:
         """See a QEMU end that nobody ended."""
         await instance.process.wait_ended()
-        if vm.instance is instance:
-            vm.instance = None
-            await instance.disconnect()
-            await self._note_crash(vm)
-            vm.gone.set()
+        async with vm.lock:  # a `start` that comes at once would find its new runtime folder swept away
+            if vm.instance is instance:
+                vm.instance = None
+                await instance.disconnect()
+                await self._note_crash(vm)
+                vm.gone.set()
 
     async def _note_crash(self, vm: LocalVm) -> None:
         said = self._launcher.last_words(vm.definition.uuid)

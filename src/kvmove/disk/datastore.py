@@ -111,7 +111,15 @@ class Datastore:
             return [vm for vm in map(_uuid, root.names()) if vm is not None]
 
     def swap_folder(self) -> Path:
-        """Where QEMU makes the swap files of VMs. Made when it is not there; another host may be at the same."""
+        """Where QEMU makes the swap files of VMs. Made when it is not there; another host may be at the same.
+
+        :raise CheckFailed: this is a datastore of block devices.
+        """
+        if self.is_of_devices:
+            raise CheckFailed(
+                f"datastore {self.name} has block devices for disks, and no place for swap files",
+                hint="Name another datastore in the VM's swap, host:DATASTORE.",
+            )
         with self._root("make a folder for swap files") as root:
             with suppress(FileExistsError):
                 root.make_folder(SWAP).close()

@@ -29,6 +29,13 @@ def swap_file_fits(pair: Pair) -> Iterator[Finding]:
                 f"give {name} a datastore of that name in its agent.toml, or define the VM with another swap",
             )
         return
+    if store.devices is not None:
+        yield blocker(
+            f"datastore {store.name} on {name} has block devices for disks, and no place for the swap file of "
+            f"{definition.name}",
+            'define the VM with swap = "host:DATASTORE" or "none", or choose another datastore for its first disk',
+        )
+        return
     disks = room_for_disks(pair).get(store.id, 0)
     needed = disks + definition.memory
     if disks <= store.free < needed:  # that the disks alone do not fit is said already

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from kvmove.agent.vm_disks import VmDisks
+from kvmove.disk import qcow2
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, CheckFailed, NotFound
-from kvmove.model.vm import DiskDefinition, VmDefinition
+from kvmove.model.vm import DiskDefinition, DiskFormat, VmDefinition
 from kvmove.units import MIB
 from tests.support.samples import WEB1
 
@@ -36,6 +37,15 @@ def test_disks_are_made_in_their_datastores_with_their_sizes(stores: dict[str, D
     assert {name: file.stat().st_size for name, file in files.items()} == {"root": 2 * MIB, "data": 3 * MIB}
     assert files["root"].is_relative_to(stores["fast"].path)
     assert files["data"].is_relative_to(stores["slow"].path)
+
+
+def test_a_new_qcow2_disk_is_an_image(stores: dict[str, Datastore]) -> None:
+    root = TWO_STORES.disks[0].model_copy(update={"format": DiskFormat.QCOW2})
+    disks, definition = VmDisks(stores), TWO_STORES.model_copy(update={"disks": (root,)})
+    disks.make(definition)
+    made = disks.files(definition, incoming=False)["root"]
+    assert qcow2.describe(made, DiskFormat.QCOW2).virtual_size == root.size
+    assert disks.images(definition)[0].problem == ""
 
 
 def test_deleting_leaves_nothing_in_any_datastore(stores: dict[str, Datastore]) -> None:

@@ -47,6 +47,21 @@ def test_a_datastore_that_the_destination_has_not_blocks() -> None:
     assert "agent.toml" in found.hint
 
 
+def test_a_datastore_of_block_devices_has_no_place_for_it() -> None:
+    definition = VmDefinition.model_validate(vm_definition().model_dump() | {"swap": "host:fast"})
+    destination = host_status(2)
+    assert destination.info is not None
+    local, fast = destination.info.datastores
+    info = destination.info.model_copy(update={"datastores": (local, fast.model_copy(update={"devices": (GIB,)}))})
+    found = check(
+        MoveRequest.model_validate({"vm": "web", "host": "h2"}),
+        vm_status().model_copy(update={"definition": definition}),
+        {"h1": host_status(1), "h2": destination.model_copy(update={"info": info})},
+        Ownership(vm=VM, owner="h1", epoch=3),
+    )
+    assert ["no place for the swap file" in it.what for it in found] == [True]
+
+
 @pytest.mark.parametrize(
     ("swap", "request_", "free", "needed"),
     [
