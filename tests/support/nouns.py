@@ -63,8 +63,8 @@ def move_plan() -> MovePlan:
         source=HostRef(name="h1", control="192.168.0.1:7441"),
         destination=HostRef(name="h2", control="192.168.0.2:7441"),
         disks=(
-            DiskPlacement(name="root", size=1 * GIB, **BETWEEN),
-            DiskPlacement(name="data", size=2 * GIB, **BETWEEN),
+            DiskPlacement(name="root", size=1 * GIB, space=1 * GIB, **BETWEEN),
+            DiskPlacement(name="data", size=2 * GIB, space=2 * GIB, **BETWEEN),
         ),
         routes=(Route(nic="mig0", source_address="10.10.0.1", destination_address="10.10.0.2", port=17450),),
         epoch=3,

@@ -12,7 +12,7 @@ from kvmove.disk import qcow2
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, CheckFailed, KvmoveError, NotFound
 from kvmove.model.image import BackingImage, DiskImage
-from kvmove.model.vm import DiskDefinition, DiskFormat, VmDefinition
+from kvmove.model.vm import SECTOR, DiskDefinition, DiskFormat, VmDefinition
 
 
 class VmDisks:
@@ -53,20 +53,14 @@ class VmDisks:
         return [self._image(definition, disk) for disk in definition.disks]
 
     def _image(self, definition: VmDefinition, disk: DiskDefinition) -> DiskImage:
-        if disk.format is DiskFormat.RAW:
-            return DiskImage(name=disk.name)
+        store = self._datastore(disk.datastore)
         try:
-            path = self._datastore(disk.datastore).disk_path(definition.uuid, disk)
-            found = qcow2.describe(path, disk.format)
-            backing = tuple(
-                BackingImage(path=str(layer.path), format=layer.format, size=layer.path.stat().st_size)
-                for layer in found.backing
-            )
+            path = store.disk_path(definition.uuid, disk)
+            allocated = disk.size if store.is_of_devices else path.stat().st_blocks * SECTOR
+            plain = DiskImage(name=disk.name, allocated=allocated)
+            return plain if disk.format is DiskFormat.RAW else _described(plain, path)
         except (KvmoveError, OSError) as error:
             return DiskImage(name=disk.name, problem=str(error))
-        problem = f"{path} is marked as corrupt" if found.is_corrupt else ""
-        names = tuple(snapshot.name for snapshot in found.snapshots)
-        return DiskImage(name=disk.name, backing=backing, snapshots=names, problem=problem)
 
     def require_none(self, definition: VmDefinition) -> None:
         """:raise Busy: disks of the VM lie there already; they are not ours to use, nor to undo."""
@@ -95,6 +89,22 @@ class VmDisks:
         except KeyError:
             known = ", ".join(sorted(self._datastores)) or "none"
             raise NotFound(f"This host has no datastore {name}; it has {known}") from None
+
+
+def _described(plain: DiskImage, path: Path) -> DiskImage:
+    """What a qcow2 image tells of itself."""
+    found = qcow2.describe(path, DiskFormat.QCOW2)
+    backing = tuple(
+        BackingImage(path=str(layer.path), format=layer.format, size=layer.path.stat().st_size)
+        for layer in found.backing
+    )
+    return plain.model_copy(
+        update={
+            "backing": backing,
+            "snapshots": tuple(snapshot.name for snapshot in found.snapshots),
+            "problem": f"{path} is marked as corrupt" if found.is_corrupt else "",
+        }
+    )
 
 
 def _datastores(definition: VmDefinition) -> list[str]:

@@ -25,7 +25,30 @@ KINDS = {
 
 def _disk(disk: DiskPlacement, to: str) -> dict[str, str]:
     way = f"{'the storage network' if disk.reached_as else 'the migration NICs'} ({disk.why})" if disk.why else ""
-    return {"disk": disk.name, "size": format_size(disk.size), "from": disk.source_datastore, "to": to, "over": way}
+    return {
+        "disk": disk.name,
+        "size": format_size(disk.size),
+        "from": disk.source_datastore,
+        "to": to,
+        "as": _image(disk),
+        "over": way,
+    }
+
+
+def _image(disk: DiskPlacement) -> str:
+    """What the disk is, or becomes; empty for what most are."""
+    became = f"{disk.provisioning} {disk.format}"
+    if disk.source_format is not disk.format:
+        became = f"{disk.source_format} → {became}"
+    if disk.backing:
+        became += f", with {len(disk.backing)} image{'s' if len(disk.backing) > 1 else ''} below it"
+    return "" if became == "thin raw" else became
+
+
+def _without_empty(rows: list[dict[str, str]], columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows without those of `columns` in which nothing is said."""
+    idle = {name for name in columns if not any(row[name] for row in rows)}
+    return [{name: value for name, value in row.items() if name not in idle} for row in rows]
 
 
 def render_plan(plan: MovePlan) -> RenderableType:
@@ -44,10 +67,8 @@ def render_plan(plan: MovePlan) -> RenderableType:
         }
     parts: list[RenderableType] = [Text.assemble((plan.vm.name, "bold"), f"  {between}"), facts(shown)]
     disks = [_disk(it, it.destination_datastore) for it in plan.disks] + [_disk(it, "stays") for it in plan.stays]
-    if not any(disk["over"] for disk in disks):
-        disks = [{name: value for name, value in disk.items() if name != "over"} for disk in disks]
     if disks:
-        parts += [Text(), table(disks)]
+        parts += [Text(), table(_without_empty(disks, ("as", "over")))]
     routes = [
         {
             "NIC": route.nic,

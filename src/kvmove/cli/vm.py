@@ -152,6 +152,7 @@ def _details(found: VmStatus, host: HostInfo | None) -> RenderableType:
                 "disk": disk.name,
                 "size": format_size(disk.size),
                 "datastore": disk.datastore,
+                "image": f"{disk.provisioning} {disk.format}",
                 "cache": disk.cache,
             }
             | ({"file": disk_file(host, definition.uuid, disk)} if host else {})

@@ -24,7 +24,7 @@ from kvmove.model.image import DiskImage
 from kvmove.model.move import MoveCheck, MoveKind, MovePlan, MoveRequest
 from kvmove.model.ownership import Ownership, OwnershipState
 from kvmove.model.task import Task, TaskState
-from kvmove.model.vm import DiskFormat, VmStatus
+from kvmove.model.vm import VmStatus
 from kvmove.registry.interface import Registry
 
 _LOG = logging.getLogger(__name__)
@@ -107,10 +107,7 @@ class Moves:
         return MoveCheck(plan=plan, warnings=warnings(check(request, vm, hosts, record, images)))
 
     async def _images(self, vm: VmStatus) -> dict[str, DiskImage]:
-        """Those of the VM's disks; none where all are plain files, or where its host does not answer, which the checks
-        say themselves."""
-        if all(disk.format is DiskFormat.RAW for disk in vm.definition.disks):
-            return {}
+        """Those of the VM's disks; none where its host does not answer, which the checks say themselves."""
         try:
             return {image.name: image for image in await self._inventory.agent(vm.host).images(vm.definition.uuid)}
         except Unreachable:

@@ -82,7 +82,7 @@ class IncomingDisks:
             store, disk = self._store(placement), self._plan.new_disk(placement)
             await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id)
             below = self._bases.under(placement)
-            await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=disk.size, below=below)
+            await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=placement.space, below=below)
         if not self._plan.over_storage:
             await self._targets.open()
         self._receiver = DiskReceiver(list(self._targets.disks))

@@ -61,7 +61,7 @@ class NewDisks:
             store, disk = self.store(placement), self._plan.new_disk(placement)
             await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id)
             below = self._bases.under(placement)
-            await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=disk.size, below=below)
+            await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=placement.space, below=below)
 
     def store(self, placement: DiskPlacement) -> Datastore:
         """Where the new disk lies."""

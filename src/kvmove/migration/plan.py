@@ -122,6 +122,7 @@ def _placement(now: Situation, disk: DiskDefinition, source: HostInfo, destinati
         source_format=disk.format,
         format=new.format,
         provisioning=new.provisioning,
+        space=new.space,
         on_device=datastore.devices is not None,
         backing=new.backing,
     )

@@ -172,39 +172,45 @@ def _folders_move_whole(pair: Pair) -> Iterator[Finding]:
                 )
 
 
-def room_for_disks(pair: Pair) -> dict[UUID, int]:
-    """What the disks that come need in the destination's datastores (bytes), by the datastore's identity.
-
-    How much of a thin disk is filled is not known here, so each counts with its whole size."""
+def room_for_disks(pair: Pair, *, full: bool = False) -> dict[UUID, int]:
+    """What the disks that come need in the destination's datastores (bytes), by the datastore's identity. A thin disk
+    counts with what it takes now, or, with `full`, with what it may take one day."""
     needed: dict[UUID, int] = {}
     for disk in pair.vm.definition.disks:
         store = _goes_to(pair, disk)
         if store is not None and not _stays(pair, disk):
-            backing = new_image(pair.request, disk, store, pair.images).backing
-            size = disk.size + sum(image.size for image in backing)
-            needed[store.id] = needed.get(store.id, 0) + size
+            new = new_image(pair.request, disk, store, pair.images)
+            size = disk.size if full else new.space
+            needed[store.id] = needed.get(store.id, 0) + size + sum(image.size for image in new.backing)
     return needed
 
 
 def _datastores_have_room(pair: Pair) -> Iterator[Finding]:
     stores = {store.id: store for store in pair.destination.datastores}
+    full = room_for_disks(pair, full=True)
     for identity, size in room_for_disks(pair).items():
         if (free := stores[identity].devices) is not None:
             yield from _devices(pair, stores[identity], free)
-            continue
-        yield from _room(pair.destination.name, stores[identity], size)
+        else:
+            yield from _room(pair.destination.name, stores[identity], size, full[identity])
 
 
-def _room(host: str, store: DatastoreInfo, needed: int) -> Iterator[Finding]:
+def _room(host: str, store: DatastoreInfo, needed: int, full: int) -> Iterator[Finding]:
     if needed > store.free:
         yield blocker(
-            f"datastore {store.name} on {host} has {format_size(store.free)} free, and the disks need up to "
+            f"datastore {store.name} on {host} has {format_size(store.free)} free, and the disks need "
             f"{format_size(needed)}",
             f"free {format_size(needed - store.free)} there, or choose another datastore with --datastore",
         )
+    elif full > store.free:
+        yield warning(
+            f"datastore {store.name} on {host} has {format_size(store.free)} free, and the disks, which are thin, may "
+            f"grow to {format_size(full)}",
+            "watch it: QEMU stops a guest whose disk finds no space",
+        )
     elif store.free - needed < store.size // 20:
         yield warning(
-            f"datastore {store.name} on {host} will be more than 95 % full once the disks are",
+            f"datastore {store.name} on {host} will be more than 95 % full once the disks are there",
             "move or delete something there soon",
         )
 

@@ -24,11 +24,12 @@ NO_IMAGES: Images = {}
 
 
 class NewImage(NamedTuple):
-    """What a disk becomes. `backing`: the images that come along."""
+    """What a disk becomes. `backing`: the images that come along. `space` is what it takes at first, in bytes."""
 
     format: DiskFormat
     provisioning: Provisioning
     backing: tuple[BackingImage, ...] = ()
+    space: int = 0
 
 
 def new_image(request: MoveRequest, disk: DiskDefinition, store: DatastoreInfo, images: Images) -> NewImage:
@@ -36,11 +37,15 @@ def new_image(request: MoveRequest, disk: DiskDefinition, store: DatastoreInfo, 
     asked = request.disks.get(disk.name) or DiskRequest()
     form, provisioning = asked.format or request.format, asked.provisioning or request.provisioning
     if store.devices is not None:
-        return NewImage(form or DiskFormat.RAW, provisioning or Provisioning.THICK)
-    form = form or disk.format
+        return NewImage(form or DiskFormat.RAW, provisioning or Provisioning.THICK, space=disk.size)
+    form, provisioning = form or disk.format, provisioning or disk.provisioning
+    image = images.get(disk.name, DiskImage(name=disk.name))
     keeps = form is DiskFormat.QCOW2 and not request.flatten
-    backing = images[disk.name].backing if keeps and disk.name in images else ()
-    return NewImage(form, provisioning or disk.provisioning, backing)
+    space = disk.size
+    if provisioning is Provisioning.THIN and image.allocated is not None:
+        below = 0 if keeps else sum(it.size for it in image.backing)
+        space = min(disk.size, image.allocated + below)
+    return NewImage(form, provisioning, image.backing if keeps else (), space)
 
 
 def moving_image(disk: DiskDefinition, new: NewImage, store: DatastoreInfo, images: Images) -> Iterator[Finding]:

@@ -18,10 +18,12 @@ class BackingImage(Strict):
 
 
 class DiskImage(Strict):
-    """One disk's image. `backing` are the images that it rests on, nearest first; `snapshots` the names of those inside
-    it. `problem` says why it could not be looked at, or what is wrong with it."""
+    """One disk's image. `allocated` is what it takes on storage, in bytes, without the images that it rests on, which
+    are `backing`, nearest first; None: not known. `snapshots` are the names of those inside it. `problem` says why it
+    could not be looked at, or what is wrong with it."""
 
     name: Name
+    allocated: int | None = None
     backing: tuple[BackingImage, ...] = ()
     snapshots: tuple[str, ...] = ()
     problem: str = ""

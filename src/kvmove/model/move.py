@@ -96,10 +96,11 @@ class Route(Strict):
 class DiskPlacement(Strict):
     """One disk of a move. `size` in bytes.
 
-    `format` and `provisioning` are those at the destination; `on_device` says that it lies on a block device there,
-    and `backing` are the images that the disk rests on and that come along. `reached_as` is what the source's host
-    calls the destination's datastore, if the source writes the disk there by itself, over the storage network; else its
-    data goes over the migration NICs. `why` says why it is so.
+    `format` and `provisioning` are those at the destination, where `space` bytes are reserved for it (the guest may
+    write more); `on_device` says that it lies on a block device there, and `backing` are the images that the disk rests
+    on and that come along. `reached_as` is what the source's host calls the destination's datastore, if the source
+    writes the disk there by itself, over the storage network; else its data goes over the migration NICs. `why` says
+    why it is so.
     """
 
     name: Name
@@ -109,6 +110,7 @@ class DiskPlacement(Strict):
     source_format: DiskFormat = DiskFormat.RAW
     format: DiskFormat = DiskFormat.RAW
     provisioning: Provisioning = Provisioning.THIN
+    space: int = 0
     on_device: bool = False
     backing: tuple[BackingImage, ...] = ()
     reached_as: Name | None = None

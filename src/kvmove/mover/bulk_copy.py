@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvmove.disk.extents import GRANULARITY, is_zero, split_zeroes
-from kvmove.disk.interface import SourceDisk as SourceDisk
+from kvmove.disk.interface import SourceDisk
 from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.wire import frames
 

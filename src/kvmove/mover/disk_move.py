@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
+from kvmove.disk.interface import SourceDisk
 from kvmove.disk.offload import Offload, Rung
 from kvmove.errors import KvmoveError, MoveFailed, Unreachable
 from kvmove.model.move import Route
 from kvmove.mover.background_sync import BackgroundSync
-from kvmove.mover.bulk_copy import SourceDisk
 from kvmove.mover.dispatcher import DiskTerms, Dispatcher, Limits
 from kvmove.mover.forward_mode import ForwardMode
 from kvmove.mover.local_copy import LocalCopy

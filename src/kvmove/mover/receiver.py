@@ -17,7 +17,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from kvmove.disk.interface import TargetDisk as TargetDisk
+from kvmove.disk.interface import TargetDisk
 from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.errors import KvmoveError
 from kvmove.mover.background_sync import BackgroundSync

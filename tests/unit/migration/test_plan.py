@@ -121,7 +121,7 @@ BLOCKED: dict[str, tuple[Change, str, str]] = {
     ),
     "no datastore": (lambda f: f.ask(datastore="ssd"), "no datastore ssd", "--datastore: local, fast"),
     "no datastores": (lambda f: f.of_destination(datastores=()), "no datastore local", "agent.toml"),
-    "no room": (lambda f: f.of_destination(datastores=(SMALL,)), "need up to 3.0 GiB", "free 1 B there"),
+    "no room": (lambda f: f.of_destination(datastores=(SMALL,)), "need 3.0 GiB", "free 1 B there"),
     "shared and cached": (
         lambda f: cached(f).of_destination(datastores=(SHARED,)),
         *("disk data stays on a datastore that both hosts share", 'cache = "none"'),
@@ -230,7 +230,7 @@ def test_a_storage_move_needs_room_and_somewhere_to_go() -> None:
     small = info(1).datastores[1].model_copy(update={"free": 3 * GIB - 1})
     facts = Facts().of_source(datastores=(info(1).datastores[0], small))
     same = replace(facts, destination=facts.source)
-    for request, said in (({"datastore": "fast"}, "need up to 3.0 GiB"), ({"datastore": "local"}, "on h1 already")):
+    for request, said in (({"datastore": "fast"}, "need 3.0 GiB"), ({"datastore": "local"}, "on h1 already")):
         [found] = same.ask(host=None, **request).check()
         assert (found.severity, said in found.what) == (Severity.BLOCKER, True), found.what
 
