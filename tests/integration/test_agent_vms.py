@@ -16,6 +16,8 @@ from tests.support.boot_guest import highest_count, write_boot_disk
 from tests.support.real_qemu import PATIENCE, until, until_it_writes
 from tests.support.vm_host import VmHost, definition, vm_host
 
+DISKS = ("root", "data", "disk")
+
 
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[VmHost]:
@@ -226,7 +228,7 @@ async def test_a_vm_moves_from_one_host_to_another(tmp_path: Path) -> None:
     async with vm_host(tmp_path / "h1") as source, vm_host(tmp_path / "h2") as destination:
         vm = await source.started()
         await until_it_writes(source.disk(vm))
-        destination.stores["ds"].begin_incoming(vm.uuid, "m1")
+        destination.stores["ds"].begin_incoming(vm.uuid, "m1", DISKS)
         destination.stores["ds"].create_disk(vm.uuid, vm.disks[0])
         source.vms.begin_move(vm.uuid, "m1")
         there = await destination.vms.start_incoming(vm, "m1")
@@ -270,7 +272,7 @@ async def hand_over(source: VmHost, destination: VmHost, vm: VmDefinition, socke
 
 async def arriving(host: VmHost) -> VmDefinition:
     vm = definition()
-    host.stores["ds"].begin_incoming(vm.uuid, "m1")
+    host.stores["ds"].begin_incoming(vm.uuid, "m1", DISKS)
     host.stores["ds"].create_disk(vm.uuid, vm.disks[0])
     await host.vms.start_incoming(vm, "m1")
     return vm

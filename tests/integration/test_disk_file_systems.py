@@ -17,10 +17,13 @@ from kvmove.disk.digest import disk_digest
 from kvmove.disk.errors import DiskError
 from kvmove.disk.extents import extents
 from kvmove.disk.offload import Offload
+from kvmove.disk.quarantine import Leaving
 from kvmove.disk.raw_file import RawFile, aligned_buffer
 from kvmove.disk.raw_target import RawTarget
 from kvmove.model.vm import DiskDefinition
 from tests.support.file_systems import cached, mounted
+
+DISKS = ("root", "data", "disk")
 
 pytestmark = pytest.mark.lab
 
@@ -183,13 +186,13 @@ def test_a_full_file_system_is_told_and_does_not_look_like_zeroes(storage: tuple
 
 def test_a_datastore_lives_through_a_move_in_and_out(storage: tuple[str, Path]) -> None:
     store = Datastore.create("local", storage[1])
-    store.begin_incoming(VM, "m1")
+    store.begin_incoming(VM, "m1", DISKS)
     store.create_disk(VM, ROOT, reserve=MIB)
     with store.open_target(VM, ROOT) as target:
         target.write_at(0, b"boot")
         target.sync()
     store.commit_incoming(VM, "m1")
-    where = store.quarantine(VM, "m2")
+    where = store.quarantine(VM, "m2", Leaving(DISKS))
     assert (where / "root.raw").read_bytes()[:4] == b"boot"
     assert store.purge(0) == [f"{VM}.m2"]
     assert Datastore.open("again", storage[1]).id == store.id

@@ -12,11 +12,14 @@ import pytest
 from kvmove.errors import KvmoveError
 from kvmove.lab import ledger_vm
 from kvmove.lab.demo import judge_disk
+from kvmove.lab.disk_image import DiskImage, find
 from kvmove.lab.guest.image import GuestImage, build
+from kvmove.lab.guest.verifier import Expect, Verdict, verify
 from kvmove.lab.lab import Lab
 from kvmove.lab.lab_host import LabHost
 from kvmove.lab.ledger_vm import LedgerVm
 from kvmove.lab.moving import WatchedMove, follow, watched_move
+from kvmove.lab.preparation import recorder_folder
 from kvmove.lab.spec import DatastoreSpec, LabSpec
 from kvmove.model.move import MoveRequest
 from kvmove.model.task import Task
@@ -76,6 +79,21 @@ class World:
         verdict = await judge_disk(self.lab, self.vm, self.image, host, disk)
         assert verdict.checked > 0
         assert verdict.ok, verdict
+
+    async def judge_all(self) -> None:
+        """End the guest; on none of its disks, wherever they lie, an acknowledged write may be missing."""
+        seen = await self.lab.manager.vm(str(self.vm.uuid))
+        await self.lab.manager.kill_vm(str(self.vm.uuid))
+        for number, disk in enumerate(seen.definition.disks):
+            image = await find(self.lab, seen.host, self.vm.uuid, disk)
+            verdict = await asyncio.to_thread(self._verify, number, image)
+            assert verdict.checked > 0
+            assert verdict.ok, (disk, verdict)
+
+    def _verify(self, number: int, disk: DiskImage) -> Verdict:
+        expect = Expect(vm=self.vm.number, disk=number, prefill=self.vm.prefill_of(number))
+        with disk.content() as raw:
+            return verify(raw, recorder_folder(self.lab.folders), self.image.verify_tool, expect)
 
 
 @asynccontextmanager

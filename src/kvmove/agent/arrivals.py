@@ -74,13 +74,13 @@ class Arrivals:
 
     async def disconnect(self) -> None:
         """Let go of all; they wait on."""
-        for arrival in self._all.values():
+        for arrival in list(self._all.values()):
             await arrival.instance.disconnect()
         self._all.clear()
 
     async def statuses(self) -> list[VmStatus]:
         """Them as they are now. A guest that runs already is said to, also before its owner is written down."""
-        return [await self._status(arrival) for arrival in self._all.values()]
+        return [await self._status(arrival) for arrival in list(self._all.values())]  # one may leave meanwhile
 
     async def _status(self, arrival: Arrival) -> VmStatus:
         state = await state_of(arrival.instance)

@@ -33,7 +33,7 @@ class VmDisks:
             path = store.disk_path(definition.uuid, disk)
             if not (path.is_block_device() if store.is_of_devices else path.is_file()):
                 raise NotFound(f"Disk {disk.name} of VM {definition.name} is not there: {path}")
-            if not incoming and (move := store.incoming_move(definition.uuid)) is not None:
+            if not incoming and (move := store.incoming_move(definition.uuid, disk.name)) is not None:
                 raise CheckFailed(
                     f"Disk {disk.name} of VM {definition.name} is what move {move} has brought, which has not ended",
                     hint="Wait until that move has ended: kvmove task list",

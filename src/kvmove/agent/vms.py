@@ -77,7 +77,7 @@ class VmManager:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for vm in self._vms.values():
+        for vm in list(self._vms.values()):
             if vm.instance is not None:
                 await vm.instance.disconnect()
         await self._arrivals.disconnect()

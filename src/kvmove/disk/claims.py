@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from kvmove.disk import block_device
+from kvmove.disk import block_device, incoming
 from kvmove.disk.block_device import BlockDevice
 from kvmove.disk.errors import DiskError
 from kvmove.disk.folder import Folder
@@ -28,7 +28,7 @@ from kvmove.errors import CheckFailed, NotFound
 from kvmove.units import format_size
 
 LOCK = ".kvmove-lock"
-SUFFIX = ".device"
+SUFFIX = incoming.DEVICE_SUFFIX
 """Of a claim's file, behind the disk's name."""
 
 
@@ -71,7 +71,7 @@ class Devices:
             if not fitting:
                 raise self._nothing_for(disk, size, free)
             chosen = min(fitting, key=lambda path: (free[path].size, path))
-            new = f".{disk}{SUFFIX}.new"
+            new = f".{disk}{SUFFIX}{incoming.NEW_SUFFIX}"
             if folder.has(new):
                 folder.remove(new)  # of an agent that died right here
             folder.write_new(new, json.dumps({"device": str(chosen), "size": size}).encode())

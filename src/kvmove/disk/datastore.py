@@ -19,7 +19,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -29,7 +29,7 @@ from kvmove.disk.claims import Claim, Devices
 from kvmove.disk.errors import DiskError, disk_error
 from kvmove.disk.folder import Folder
 from kvmove.disk.qcow2 import Layer
-from kvmove.disk.quarantine import Quarantined
+from kvmove.disk.quarantine import Leaving, Quarantined
 from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
 from kvmove.errors import Busy, CheckFailed, InvalidInput, KvmoveError, NotFound
@@ -227,6 +227,11 @@ class Datastore:
         """The image as another rests on it."""
         return Layer(base_images.path_of(self.path, base), base.format) if base is not None else None
 
+    def has_disk(self, vm: UUID, disk: str) -> bool:
+        """Whether there is anything of this disk here, partial or whole."""
+        with self._root(f"look for {vm}/{disk}") as root:
+            return incoming.has_disk(root, vm, disk)
+
     def delete_vm(self, vm: UUID) -> None:
         """Delete the VM's disks here, beyond recovery. Nothing happens when there are none.
 
@@ -239,21 +244,22 @@ class Datastore:
 
     # A move in
 
-    def begin_incoming(self, vm: UUID, move_id: str) -> None:
-        """Make the folder of a VM that moves in, partial, before its disks. Repeating it changes nothing.
+    def begin_incoming(self, vm: UUID, move_id: str, disks: Iterable[str]) -> None:
+        """Mark these disks of a VM as partial, before they are made. Repeating it changes nothing.
 
-        :raise Busy: the VM has a folder here, whole or another move's.
+        :raise Busy: one of them is here, or another move brings disks of the VM.
         """
         with self._root(f"make room for {vm}") as root:
-            incoming.begin(root, vm, _checked(move_id, "move"))
+            names = [_checked(disk, "disk") for disk in disks]
+            incoming.begin(root, vm, _checked(move_id, "move"), names)
 
-    def incoming_move(self, vm: UUID) -> str | None:
-        """The move that the VM's folder is partial for; None when it is whole, and the VM may be started."""
+    def incoming_move(self, vm: UUID, disk: str | None = None) -> str | None:
+        """The move that brings the disk, or any of the VM's disks; None when it is whole, and the VM may be started."""
         with self._root(f"look at {vm}") as root:
-            return incoming.move_of(root, vm)
+            return incoming.move_of(root, vm) if disk is None else incoming.move_of_disk(root, vm, disk)
 
     def commit_incoming(self, vm: UUID, move_id: str) -> None:
-        """The VM is handed over: its folder is whole from now on, durably. Repeating it changes nothing.
+        """The VM is handed over: what the move has brought is whole from now on, durably. Repeating it changes nothing.
 
         Sync the disks before; this makes only their entries durable.
 
@@ -263,28 +269,27 @@ class Datastore:
             incoming.commit(root, vm, _checked(move_id, "move"))
 
     def discard_incoming(self, vm: UUID, move_id: str) -> None:
-        """Delete what this move has brought here. Nothing happens when there is no folder.
+        """Delete what this move has brought here, and nothing else. Nothing happens when there is nothing of it.
 
-        :raise Busy: the folder is whole, or partial for another move; it is left as it is.
+        :raise Busy: another move brings disks of the VM; they are left as they are.
         """
         with self._deleting, self._root(f"discard what move {move_id} brought") as root:
-            if root.has(str(vm)):
-                incoming.require(root, vm, _checked(move_id, "move"))
+            if root.has(str(vm)) and not incoming.discard(root, vm, _checked(move_id, "move")):
                 quarantine.delete(root, vm)
 
     # A move out
 
-    def quarantine(self, vm: UUID, move_id: str) -> Path:
-        """Put the disks of a VM that has moved away aside, durably, where no VM can be started from. Return where.
+    def quarantine(self, vm: UUID, move_id: str, leaving: Leaving) -> Path:
+        """Put disks of a VM aside, which have moved away, durably: no VM can be started from there. Return where.
 
         Repeating it changes nothing. A QEMU that has the disks open keeps them.
 
-        :raise Busy: the folder is partial: a move brings the VM here.
+        :raise Busy: a move brings disks of the VM here.
         """
         with self._root(f"put {vm} aside") as root:
             if root.has(str(vm)):
                 incoming.require(root, vm, None)
-            return self.path / quarantine.put_aside(root, vm, _checked(move_id, "move"), time.time())
+            return self.path / quarantine.put_aside(root, vm, _checked(move_id, "move"), leaving, time.time())
 
     def quarantined(self) -> list[Quarantined]:
         """What is put aside."""

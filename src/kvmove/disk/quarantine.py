@@ -1,10 +1,11 @@
 """Disks that a finished move left behind, put aside for a time of grace; and the way every folder is deleted.
 
-    .kvmove-quarantine/<uuid>.<move id>/            a VM's folder with a tombstone.json in it
+    .kvmove-quarantine/<uuid>.<move id>/            disks of a VM with a tombstone.json beside them
     .kvmove-quarantine/<uuid>.gone-<random>/        a folder that is being deleted; no tombstone
 
-Invariant: a VM's folder leaves its place by one rename, whole, so a crash never leaves a VM with half of its disks.
-What has no tombstone was being deleted when the agent died, and `purge` takes it at any age.
+Invariant: if all of a VM's disks here leave, its folder leaves its place by one rename; if some stay, the others leave
+one by one, each by a rename, and a repetition takes those that are left. What has no tombstone was being deleted when
+the agent died, and `purge` takes it at any age.
 
 All functions get the datastore's root folder and raise OSError as the system calls do.
 """
@@ -13,6 +14,7 @@ import json
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
+from kvmove.disk import incoming
 from kvmove.disk.folder import Folder
 
 QUARANTINE = ".kvmove-quarantine"
@@ -28,18 +30,40 @@ class Quarantined(NamedTuple):
     since: float
 
 
-def put_aside(root: Folder, vm: UUID, move_id: str, now: float) -> str:
-    """Move the VM's folder into the quarantine, durably, or find it there already. Return its path below the root."""
+class Leaving(NamedTuple):
+    """Disks of a VM that go, and all its other disks. If none of the others lies in the folder, all in it goes."""
+
+    disks: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+
+def put_aside(root: Folder, vm: UUID, move_id: str, leaving: Leaving, now: float) -> str:
+    """Move the disks that leave into the quarantine, durably, or find them there already. Return the path of their
+    folder below the root."""
     name = f"{vm}.{move_id}"
+    tombstone = json.dumps({"vm": str(vm), "move_id": move_id, "since": now}).encode()
     with _open(root) as quarantine:
-        if root.has(str(vm)) or not quarantine.has(name):
+        if any(incoming.has_disk(root, vm, disk) for disk in leaving.others):
+            _put_aside_some(root, vm, quarantine, (name, tombstone, incoming.files_of(leaving.disks)))
+        elif root.has(str(vm)) or not quarantine.has(name):
             with root.folder(str(vm)) as folder:
                 if folder.has(TOMBSTONE):
                     folder.remove(TOMBSTONE)  # of an attempt that was interrupted
-                tombstone = {"vm": str(vm), "move_id": move_id, "since": now}
-                folder.write_new(TOMBSTONE, json.dumps(tombstone).encode())
+                folder.write_new(TOMBSTONE, tombstone)
             root.rename(str(vm), quarantine, name)
     return f"{QUARANTINE}/{name}"
+
+
+def _put_aside_some(root: Folder, vm: UUID, quarantine: Folder, what: tuple[str, bytes, set[str]]) -> None:
+    name, tombstone, files = what
+    if not quarantine.has(name):
+        new = f"{vm}.gone-{uuid4().hex}"  # without its tombstone it is nothing yet
+        with quarantine.make_folder(new) as aside:
+            aside.write_new(TOMBSTONE, tombstone)
+        quarantine.rename(new, quarantine, name)
+    with root.folder(str(vm)) as folder, quarantine.folder(name) as aside:
+        for file in files & set(folder.names()):
+            folder.rename(file, aside, file)
 
 
 def delete(root: Folder, vm: UUID) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterable
 
 from kvmove.client.agent import AgentClient
+from kvmove.disk.quarantine import Leaving
 from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.failpoints import reach
 from kvmove.migration.disk_images import image_digest
@@ -72,12 +74,20 @@ async def clean_up(host: HostParts, plan: MovePlan, destination: AgentClient, bo
     if plan.verify:
         here, there = await asyncio.gather(_own_digests(host, plan), _their_digests(plan, destination))
         board.digests(here, there)
-    for store in {host.datastores[disk.source_datastore] for disk in plan.disks}:
+    for name, disks in plan.disks_of(lambda disk: disk.source_datastore).items():
         try:
-            await asyncio.to_thread(store.quarantine, plan.vm.uuid, plan.move_id)
+            leaving = leaving_disks(plan, disks)
+            await asyncio.to_thread(host.datastores[name].quarantine, plan.vm.uuid, plan.move_id, leaving)
         except KvmoveError as error:
             log.error("the old disks of VM %s stay where they are: %s", plan.vm.name, error.detail)
             board.message = f"the old disks stay at the source: {error.detail}"
+
+
+def leaving_disks(plan: MovePlan, disks: Iterable[str]) -> Leaving:
+    """Those of `disks`, which lie in one datastore, against all other disks of the VM: one that stays there, or has
+    come there by this very move, is not to go with them."""
+    leaving = tuple(disks)
+    return Leaving(leaving, tuple(disk.name for disk in plan.vm.disks if disk.name not in leaving))
 
 
 async def _own_digests(host: HostParts, plan: MovePlan) -> dict[str, str]:

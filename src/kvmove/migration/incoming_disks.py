@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kvmove.disk.clone import clone
 from kvmove.disk.datastore import Datastore
+from kvmove.disk.incoming import FROZEN_SUFFIX
 from kvmove.errors import Busy, CheckFailed, MoveFailed
 from kvmove.migration.bases import NO_BASES, NewBases
 from kvmove.migration.disk_images import TargetImages, image_digest
@@ -26,9 +27,6 @@ from kvmove.model.image import BaseImage
 from kvmove.model.move import DiskPlacement, MovePlan
 from kvmove.mover.receiver import DiskReceiver
 from kvmove.transport.stream import Stream, StreamLost
-
-FROZEN = ".frozen"
-"""Suffix of a disk's copy as it was at the last sync, kept until its digest is asked for."""
 
 
 class IncomingDisks:
@@ -78,9 +76,10 @@ class IncomingDisks:
     async def make(self) -> None:
         """:raise KvmoveError: one cannot be made; `discard` what is there."""
         await self._take_bases()
+        coming = self._plan.disks_of(lambda disk: disk.destination_datastore)
         for placement in self._plan.disks:
             store, disk = self._store(placement), self._plan.new_disk(placement)
-            await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id)
+            await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id, coming[store.name])
             below = self._bases.under(placement)
             await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=placement.space, below=below)
         if not self._plan.over_storage:
@@ -123,7 +122,7 @@ class IncomingDisks:
         return self._store(placement).disk_path(self._vm, self._plan.new_disk(placement))
 
     def _frozen(self, placement: DiskPlacement) -> Path:
-        return self._store(placement).path / str(self._vm) / f"{placement.name}{FROZEN}"
+        return self._store(placement).path / str(self._vm) / f"{placement.name}{FROZEN_SUFFIX}"
 
     async def find_digests(self) -> None:
         """The digests of the disks as they were at the last `sync`, also before a restart of the agent; none of a disk

@@ -14,6 +14,7 @@ from kvmove.disk.offload import Offload
 from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.failpoints import reach
 from kvmove.migration.bases import NO_BASES, NewBases, SourceBases, copy_cold
+from kvmove.migration.clean_up import leaving_disks
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.switchover import pause
@@ -57,9 +58,10 @@ class NewDisks:
 
         :raise KvmoveError: one cannot be made; `discard` what is there.
         """
+        coming = self._plan.disks_of(lambda disk: disk.destination_datastore)
         for placement in self._plan.disks:
             store, disk = self.store(placement), self._plan.new_disk(placement)
-            await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id)
+            await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id, coming[store.name])
             below = self._bases.under(placement)
             await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=placement.space, below=below)
 
@@ -81,7 +83,7 @@ class NewDisks:
 
         :raise KvmoveError: a datastore cannot be looked at.
         """
-        return all(self._vm in self._host.datastores[name].vms() for name in self._destinations())
+        return all(self.store(disk).has_disk(self._vm, disk.name) for disk in self._plan.disks)
 
     async def discard(self, instance: Instance | None) -> None:
         """Delete them, if they were made. Only while the old disks hold everything; `instance` None: QEMU has ended.
@@ -137,10 +139,11 @@ class NewDisks:
         if instance is not None:
             for pivot in self.pivots(instance):
                 await pivot.finish()
-        for name in sorted({disk.source_datastore for disk in self._plan.disks}):
+        for name, disks in self._plan.disks_of(lambda disk: disk.source_datastore).items():
             store = self._host.datastores[name]
-            if self._vm in store.vms():  # else an agent that died here has put them aside
-                await asyncio.to_thread(store.quarantine, self._vm, self._plan.move_id)
+            if any(store.has_disk(self._vm, disk) for disk in disks):  # else an agent that died here has put them aside
+                leaving = leaving_disks(self._plan, disks)
+                await asyncio.to_thread(store.quarantine, self._vm, self._plan.move_id, leaving)
         self._host.vms.end_move(self._vm, self._plan.epoch)
 
     def _destinations(self) -> list[str]:

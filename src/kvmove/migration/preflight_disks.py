@@ -2,9 +2,6 @@
 
 A datastore is recognised by its identity, never by its name or path: a disk stays where both hosts reach the datastore
 that it is on. A disk that stays is not copied, made or deleted by anybody.
-
-Invariant: no datastore holds at the same time disks of the VM that stay and disks that come or go, because what comes
-and goes does so with the VM's whole folder there.
 """
 
 from __future__ import annotations
@@ -157,21 +154,6 @@ def _kept_image(pair: Pair, disk: DiskDefinition) -> NewImage:
     return NewImage(form, asked.provisioning or pair.request.provisioning or disk.provisioning)
 
 
-def _folders_move_whole(pair: Pair) -> Iterator[Finding]:
-    disks = pair.vm.definition.disks
-    staying = {_current(disk, pair.source): disk for disk in disks if _stays(pair, disk)}
-    for disk in disks:
-        store = _goes_to(pair, disk)
-        if store is None or _stays(pair, disk):
-            continue
-        for identity, what in ((_current(disk, pair.source), "leaves"), (store.id, "comes to")):
-            if identity in staying:
-                yield blocker(
-                    f"disk {disk.name} {what} a datastore on which disk {staying[identity].name} stays",
-                    "move both, or neither: this version moves a VM's disks of one datastore together",
-                )
-
-
 def room_for_disks(pair: Pair, *, full: bool = False) -> dict[UUID, int]:
     """What the disks that come need in the destination's datastores (bytes), by the datastore's identity. A thin disk
     counts with what it takes now, or, with `full`, with what it may take one day."""
@@ -240,7 +222,6 @@ STORAGE_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _datastores_exist,
     _something_moves,
     _images_can_move,
-    _folders_move_whole,
     _datastores_have_room,
 )
 """Where the VM stays on its host."""
@@ -257,7 +238,6 @@ DISK_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _datastores_exist,
     _staying_disks_are_not_cached,
     _images_can_move,
-    _folders_move_whole,
     _datastores_have_room,
     _way_is_there,
 )

@@ -1,5 +1,6 @@
 """A move: what was asked for, what was planned, how far it is, and what it was in the end."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated
 
@@ -150,6 +151,13 @@ class MovePlan(Strict):
     def over_storage(self) -> bool:
         """Whether the source writes the disks to the destination's datastores by itself. All of them, or none."""
         return bool(self.disks) and all(disk.reached_as is not None for disk in self.disks)
+
+    def disks_of(self, datastore: Callable[[DiskPlacement], str]) -> dict[str, list[str]]:
+        """The names of the disks that move, by a datastore of theirs."""
+        found: dict[str, list[str]] = {}
+        for disk in self.disks:
+            found.setdefault(datastore(disk), []).append(disk.name)
+        return found
 
     def new_disk(self, placement: DiskPlacement) -> DiskDefinition:
         """The disk as it will be at the destination."""

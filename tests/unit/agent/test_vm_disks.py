@@ -12,6 +12,8 @@ from kvmove.model.vm import DiskDefinition, DiskFormat, VmDefinition
 from kvmove.units import MIB
 from tests.support.samples import WEB1
 
+DISKS = ("root", "data", "disk")
+
 TWO_STORES = VmDefinition(
     name="web",
     uuid=WEB1,
@@ -67,7 +69,7 @@ def test_a_disk_that_is_not_there_is_named(stores: dict[str, Datastore]) -> None
 def test_disks_of_an_unfinished_move_are_for_the_move_alone(stores: dict[str, Datastore]) -> None:
     disks = VmDisks(stores)
     for store in stores.values():
-        store.begin_incoming(WEB1, "m1")
+        store.begin_incoming(WEB1, "m1", DISKS)
     disks.make(TWO_STORES)
     assert set(disks.files(TWO_STORES, incoming=True)) == {"root", "data"}
     with pytest.raises(CheckFailed, match="move m1 has brought"):

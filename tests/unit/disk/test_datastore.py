@@ -13,6 +13,7 @@ from kvmove.disk.claims import LOCK
 from kvmove.disk.datastore import IDENTITY, Datastore
 from kvmove.disk.errors import DiskError
 from kvmove.disk.folder import Folder
+from kvmove.disk.quarantine import Leaving
 from kvmove.errors import Busy, CheckFailed, InvalidInput, NotFound
 from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning
 
@@ -29,6 +30,7 @@ def disk(name: str, size: int = MIB) -> DiskDefinition:
 
 
 ROOT = disk("root")
+DISKS = ("root", "data", "small")
 
 
 @pytest.fixture
@@ -95,8 +97,8 @@ def test_info_tells_size_and_free_space(store: Datastore, path: Path) -> None:
     [
         lambda store: store.info(),
         lambda store: store.create_disk(VM, ROOT),
-        lambda store: store.begin_incoming(VM, "m1"),
-        lambda store: store.quarantine(VM, "m1"),
+        lambda store: store.begin_incoming(VM, "m1", DISKS),
+        lambda store: store.quarantine(VM, "m1", Leaving(DISKS)),
         lambda store: store.purge(0),
     ],
 )
@@ -186,9 +188,9 @@ def test_a_thick_disk_that_has_no_room_leaves_nothing(store: Datastore, path: Pa
 def test_space_is_promised_to_one_move_alone_and_only_until_it_is_taken(store: Datastore, path: Path) -> None:
     most = store.info().free // 4 * 3 // MIB * MIB  # others may use and free space meanwhile
     big = ROOT.model_copy(update={"size": most})
-    store.begin_incoming(VM, "m1")
+    store.begin_incoming(VM, "m1", DISKS)
     store.create_disk(VM, big, reserve=most)
-    store.begin_incoming(OTHER, "m2")
+    store.begin_incoming(OTHER, "m2", DISKS)
     with pytest.raises(CheckFailed, match="promised to moves under way"):
         store.create_disk(OTHER, big, reserve=most)
     with pytest.raises(CheckFailed, match="promised to moves under way"):
@@ -202,7 +204,7 @@ def test_space_is_promised_to_one_move_alone_and_only_until_it_is_taken(store: D
 
 
 def test_what_a_disk_has_taken_is_not_counted_twice(store: Datastore, path: Path) -> None:
-    store.begin_incoming(VM, "m1")
+    store.begin_incoming(VM, "m1", DISKS)
     store.create_disk(VM, disk("data", 64 * MIB), reserve=64 * MIB)
     with Folder.at(path) as root:
         assert reservation.outstanding(root) == 64 * MIB
@@ -222,7 +224,8 @@ def test_names_that_could_leave_the_datastore_are_refused(store: Datastore, tmp_
         lambda: store.create_disk(VM, disk(name)),
         lambda: store.open_source(VM, disk(name), direct=False),
         lambda: store.open_target(VM, disk(name)),
-        lambda: store.begin_incoming(VM, name),
+        lambda: store.begin_incoming(VM, name, DISKS),
+        lambda: store.begin_incoming(VM, "m1", [name]),
         lambda: store.commit_incoming(VM, name),
         lambda: Datastore.open(name, store.path),
     ):
@@ -230,7 +233,7 @@ def test_names_that_could_leave_the_datastore_are_refused(store: Datastore, tmp_
             act()
     store.create_disk(VM, ROOT)
     with pytest.raises(InvalidInput):
-        store.quarantine(VM, name)
+        store.quarantine(VM, name, Leaving(DISKS))
     with pytest.raises(InvalidInput):
         store.discard_incoming(VM, name)
     assert [entry for entry in tree(tmp_path) if str(VM) not in entry and ".kvmove" not in entry] == before
@@ -254,10 +257,14 @@ def test_links_are_not_followed(store: Datastore, path: Path, tmp_path: Path) ->
         for open_ in opens:
             with pytest.raises(DiskError):
                 open_(vm, name)
-    moves: list[Callable[[UUID, str], object]] = [store.begin_incoming, store.discard_incoming, store.quarantine]
+    moves: list[Callable[[], object]] = [
+        lambda: store.begin_incoming(OTHER, "m1", DISKS),
+        lambda: store.discard_incoming(OTHER, "m1"),
+        lambda: store.quarantine(OTHER, "m1", Leaving(DISKS)),
+    ]
     for act in moves:
         with pytest.raises(DiskError):
-            act(OTHER, "m1")
+            act()
     with pytest.raises(DiskError):
         store.delete_vm(OTHER)
     store.delete_vm(VM)
@@ -270,7 +277,7 @@ def test_a_quarantine_that_is_a_link_is_not_followed(store: Datastore, path: Pat
     (path / ".kvmove-quarantine").symlink_to(tmp_path / "outside")
     store.create_disk(VM, ROOT)
     with pytest.raises(DiskError):
-        store.quarantine(VM, "m1")
+        store.quarantine(VM, "m1", Leaving(DISKS))
     assert store.vms() == [VM]
     assert tree(tmp_path / "outside") == []
 
@@ -285,8 +292,8 @@ def test_deleting_takes_this_vm_and_no_other(store: Datastore) -> None:
 
 
 def test_a_move_in_is_partial_until_it_is_committed(store: Datastore, path: Path) -> None:
-    store.begin_incoming(VM, "m1")
-    store.begin_incoming(VM, "m1")
+    store.begin_incoming(VM, "m1", DISKS)
+    store.begin_incoming(VM, "m1", DISKS)
     store.create_disk(VM, ROOT)
     assert store.incoming_move(VM) == "m1"
     store.commit_incoming(VM, "m1")
@@ -296,15 +303,15 @@ def test_a_move_in_is_partial_until_it_is_committed(store: Datastore, path: Path
 
 
 def test_a_partial_folder_belongs_to_its_own_move(store: Datastore, path: Path) -> None:
-    store.begin_incoming(VM, "m1")
+    store.begin_incoming(VM, "m1", DISKS)
     store.create_disk(VM, ROOT)
     before = tree(path)
     for act in (
-        lambda: store.begin_incoming(VM, "m2"),
+        lambda: store.begin_incoming(VM, "m2", DISKS),
         lambda: store.commit_incoming(VM, "m2"),
         lambda: store.discard_incoming(VM, "m2"),
         lambda: store.delete_vm(VM),
-        lambda: store.quarantine(VM, "m1"),
+        lambda: store.quarantine(VM, "m1", Leaving(DISKS)),
     ):
         with pytest.raises(Busy):
             act()
@@ -312,17 +319,54 @@ def test_a_partial_folder_belongs_to_its_own_move(store: Datastore, path: Path) 
     assert store.incoming_move(VM) == "m1"
 
 
-def test_a_whole_folder_is_no_moves_to_take_or_discard(store: Datastore, path: Path) -> None:
+def test_a_whole_disk_is_no_moves_to_take_or_discard(store: Datastore, path: Path) -> None:
     store.create_disk(VM, ROOT)
-    with pytest.raises(Busy):
-        store.begin_incoming(VM, "m1")
-    with pytest.raises(Busy):
-        store.discard_incoming(VM, "m1")
+    with pytest.raises(Busy, match=r"root\.raw"):
+        store.begin_incoming(VM, "m1", DISKS)
+    store.discard_incoming(VM, "m1")
     assert tree(path) == [str(VM), f"{VM}/root.raw"]
 
 
+def test_a_disk_comes_beside_one_that_is_there_or_does_not(store: Datastore, path: Path) -> None:
+    store.create_disk(VM, ROOT)
+    for _ in range(2):
+        store.begin_incoming(VM, "m1", ["data"])
+        store.create_disk(VM, disk("data"), reserve=MIB)
+        assert (store.incoming_move(VM, "root"), store.incoming_move(VM, "data")) == (None, "m1")
+        with pytest.raises(Busy):
+            store.begin_incoming(VM, "m2", ["small"])
+        with pytest.raises(Busy):
+            store.delete_vm(VM)
+        with pytest.raises(Busy):
+            store.quarantine(VM, "m3", Leaving(("root",), ("data",)))
+        store.discard_incoming(VM, "m1")
+        store.discard_incoming(VM, "m1")
+        assert tree(path / str(VM)) == ["root.raw"]
+    store.begin_incoming(VM, "m2", ["data"])
+    store.create_disk(VM, disk("data"), reserve=MIB)
+    store.commit_incoming(VM, "m2")
+    assert tree(path / str(VM)) == ["data.raw", "root.raw"]
+    assert store.incoming_move(VM) is None
+
+
+def test_a_disk_leaves_and_others_stay(store: Datastore, path: Path) -> None:
+    for name in ("root", "data", "data.old"):
+        store.create_disk(VM, disk(name))
+    (path / str(VM) / "base.qcow2").touch()  # what a disk rests on stays as long as any disk does
+    leaving = Leaving(("data",), ("root", "data.old"))
+    where = store.quarantine(VM, "m1", leaving)
+    assert store.quarantine(VM, "m1", leaving) == where
+    assert tree(where) == ["data.raw", "tombstone.json"]
+    assert tree(path / str(VM)) == ["base.qcow2", "data.old.raw", "root.raw"]
+    assert [it.move_id for it in store.quarantined()] == ["m1"]
+    assert store.quarantine(VM, "m2", Leaving(("root", "data.old"))) != where
+    assert store.vms() == []
+    store.purge(0)
+    assert tree(path) == [".kvmove-quarantine"]
+
+
 def test_discarding_leaves_nothing_and_may_be_repeated(store: Datastore, path: Path) -> None:
-    store.begin_incoming(VM, "m1")
+    store.begin_incoming(VM, "m1", DISKS)
     store.create_disk(VM, ROOT)
     store.discard_incoming(VM, "m1")
     store.discard_incoming(VM, "m1")
@@ -339,7 +383,7 @@ def test_a_commit_without_a_folder_is_an_error(store: Datastore) -> None:
 
 def test_a_folder_never_appears_without_its_marker(store: Datastore, path: Path) -> None:
     (path / f".kvmove-new-{VM}").mkdir()  # an agent died there
-    store.begin_incoming(VM, "m1")
+    store.begin_incoming(VM, "m1", DISKS)
     assert store.incoming_move(VM) == "m1"
     assert tree(path) == [str(VM), f"{VM}/.incoming-m1"]
 
@@ -347,10 +391,10 @@ def test_a_folder_never_appears_without_its_marker(store: Datastore, path: Path)
 def test_quarantined_disks_are_kept_whole_and_no_vms(store: Datastore, path: Path) -> None:
     store.create_disk(VM, ROOT)
     with store.open_target(VM, ROOT) as held:
-        where = store.quarantine(VM, "m1")
+        where = store.quarantine(VM, "m1", Leaving(DISKS))
         held.write_at(0, b"still open")
     assert where == path / ".kvmove-quarantine" / f"{VM}.m1"
-    assert store.quarantine(VM, "m1") == where
+    assert store.quarantine(VM, "m1", Leaving(DISKS)) == where
     assert (where / "root.raw").read_bytes()[:10] == b"still open"
     assert store.vms() == []
     [kept] = store.quarantined()
@@ -361,7 +405,7 @@ def test_quarantined_disks_are_kept_whole_and_no_vms(store: Datastore, path: Pat
 def test_only_what_is_old_enough_is_purged(store: Datastore, path: Path) -> None:
     for vm, move_id in ((VM, "old"), (OTHER, "new")):
         store.create_disk(vm, ROOT)
-        tombstone = store.quarantine(vm, move_id) / "tombstone.json"
+        tombstone = store.quarantine(vm, move_id, Leaving(DISKS)) / "tombstone.json"
     old = path / ".kvmove-quarantine" / f"{VM}.old" / "tombstone.json"
     content = json.loads(old.read_text())
     old.write_text(json.dumps(content | {"since": content["since"] - 3601}))
@@ -379,17 +423,17 @@ def test_leftovers_of_a_deletion_are_purged_at_any_age(store: Datastore, path: P
 
 def test_a_vm_may_come_back_and_leave_again(store: Datastore) -> None:
     for move_id in ("m1", "m3"):
-        store.begin_incoming(VM, f"in-{move_id}")
+        store.begin_incoming(VM, f"in-{move_id}", DISKS)
         store.create_disk(VM, ROOT)
         store.commit_incoming(VM, f"in-{move_id}")
-        store.quarantine(VM, move_id)
+        store.quarantine(VM, move_id, Leaving(DISKS))
     assert sorted(kept.move_id for kept in store.quarantined()) == ["m1", "m3"]
 
 
 def test_an_interrupted_quarantine_is_finished_by_the_next_call(store: Datastore, path: Path) -> None:
     store.create_disk(VM, ROOT)
     (path / str(VM) / "tombstone.json").write_text("{}")
-    store.quarantine(VM, "m1")
+    store.quarantine(VM, "m1", Leaving(DISKS))
     assert [kept.move_id for kept in store.quarantined()] == ["m1"]
 
 
@@ -398,7 +442,7 @@ def test_no_file_stays_open(store: Datastore) -> None:
     store.create_disk(VM, ROOT)
     store.open_source(VM, ROOT, direct=False).close()
     store.open_target(VM, ROOT).close()
-    store.quarantine(VM, "m1")
+    store.quarantine(VM, "m1", Leaving(DISKS))
     with pytest.raises(NotFound):
         store.open_target(VM, ROOT)
     store.purge(0)

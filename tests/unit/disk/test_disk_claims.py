@@ -16,9 +16,12 @@ from kvmove.disk import block_device
 from kvmove.disk.block_device import BlockDevice
 from kvmove.disk.datastore import Datastore
 from kvmove.disk.errors import DiskError
+from kvmove.disk.quarantine import Leaving
 from kvmove.errors import CheckFailed, KvmoveError, NotFound
 from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning
 from kvmove.units import MIB
+
+DISKS = ("root", "data", "disk")
 
 VM = UUID("11111111-2222-3333-4444-555555555555")
 OTHER = UUID("11111111-2222-3333-4444-666666666666")
@@ -135,7 +138,7 @@ def test_no_device_is_given_away_while_a_claim_cannot_be_read(machine: Machine, 
 
 def test_a_claim_cut_short_is_no_claim(machine: Machine) -> None:
     store = machine.host()
-    store.begin_incoming(VM, "m1")
+    store.begin_incoming(VM, "m1", DISKS)
     claim_file(machine).with_name(".root.device.new").write_text("")
     store.create_disk(VM, disk())
     assert [path.name for path in claim_file(machine).parent.iterdir() if "new" in path.name] == []
@@ -190,7 +193,7 @@ class Claims(RuleBasedStateMachine):
         devices = self.whole.pop(vm)
         if keep:
             self.moves += 1
-            self.hosts[host].quarantine(vm, f"m{self.moves}")
+            self.hosts[host].quarantine(vm, f"m{self.moves}", Leaving(tuple(devices)))
             self.aside.append(devices)
         else:
             self.hosts[host].delete_vm(vm)

@@ -126,10 +126,6 @@ BLOCKED: dict[str, tuple[Change, str, str]] = {
         lambda f: cached(f).of_destination(datastores=(SHARED,)),
         *("disk data stays on a datastore that both hosts share", 'cache = "none"'),
     ),
-    "one leaves, one stays": (
-        lambda f: f.of_destination(datastores=(SHARED, info(2).datastores[1])).ask(disks={"data": "fast"}),
-        *("disk data leaves a datastore on which disk root stays", "both, or neither"),
-    ),
     "no such disk": (lambda f: f.ask(disks={"swap": "fast"}), "web has no disk swap", "root, data"),
     "no datastore for one": (lambda f: f.ask(disks={"data": "ssd"}), "no datastore ssd", "local, fast"),
     "no bridge": (lambda f: f.of_destination(bridges=("br1",)), "no bridge br0", "make bridge br0 on h2"),
@@ -216,6 +212,12 @@ def test_a_storage_network_that_is_asked_for_and_not_there_blocks() -> None:
     [found] = Facts().ask(via=Via.STORAGE).check()
     assert found.severity is Severity.BLOCKER
     assert "h1 does not reach local" in found.what
+
+
+def test_of_two_disks_of_a_datastore_one_may_leave_and_one_stay() -> None:
+    plan = Facts().of_destination(datastores=(SHARED, info(2).datastores[1])).ask(disks={"data": "fast"}).plan()
+    assert [it.name for it in plan.disks] == ["data"]
+    assert [it.name for it in plan.stays] == ["root"]
 
 
 def test_without_a_host_disks_alone_move() -> None:
