@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import json
 import os
 import random
 import signal
@@ -25,6 +27,7 @@ from kvmove.errors import MoveFailed
 from kvmove.model.vm import DiskDefinition, DiskFormat
 from kvmove.qemu.storage_daemon import StorageDaemon
 from kvmove.units import KIB, MIB
+from tests.support.eventually import eventually
 from tests.support.file_locks import is_locked
 from tests.support.file_systems import mounted
 from tests.support.images import allocated, check, content
@@ -281,6 +284,31 @@ async def test_a_daemon_that_hangs_fails_the_write_and_not_us(image: Path) -> No
                     await asyncio.to_thread(NbdTarget, image, served.socket, "root", timeout=2)
             finally:
                 os.kill(served.pid, signal.SIGCONT)
+
+
+async def test_a_sector_that_cannot_be_read_is_told_with_its_range_and_the_rest_is_read(tmp_path: Path) -> None:
+    path, socket, pidfile = (tmp_path / name for name in ("root.raw", "nbd.sock", "pid"))
+    path.write_bytes(random.Random(1).randbytes(4 * MIB))
+    fault = {"event": "none", "iotype": "read", "errno": 5, "sector": 2 * MIB // 512}
+    file = {"driver": "file", "filename": str(path)}
+    served = await asyncio.create_subprocess_exec(
+        "qemu-storage-daemon", "--pidfile", str(pidfile),
+        "--blockdev", json.dumps({"driver": "blkdebug", "node-name": "image", "image": file, "inject-error": [fault]}),
+        "--nbd-server", json.dumps({"addr": {"type": "unix", "path": str(socket)}}),
+        "--export", json.dumps({"type": "nbd", "id": "image", "node-name": "image", "name": "root"}),
+    )  # fmt: skip
+    try:
+        await eventually(pidfile.exists)
+        with NbdSource(path, socket, "root") as source:
+            buffer = aligned_buffer(256 * KIB)
+            with pytest.raises(DiskError, match=rf"read 262144 bytes at {2 * MIB}: Input/output error") as caught:
+                source.read_into(buffer, 2 * MIB)
+            assert caught.value.number == errno.EIO
+            source.read_into(buffer, MIB)
+            assert buffer == path.read_bytes()[MIB : MIB + 256 * KIB]
+    finally:
+        served.terminate()
+        await served.wait()
 
 
 @pytest.mark.lab

@@ -13,7 +13,7 @@ from struct import Struct
 
 from kvmove.nbd import replies
 from kvmove.nbd.negotiation import Agreement, negotiate
-from kvmove.nbd.protocol import COMMAND_DISCONNECT, COMMAND_READ, ProtocolError
+from kvmove.nbd.protocol import COMMAND_DISCONNECT, COMMAND_FLAG_DF, COMMAND_READ, ExportFlag, ProtocolError
 from kvmove.nbd.replies import StatusRun, encode_request
 
 _TIMEVAL = Struct("@ll")
@@ -48,8 +48,13 @@ class Connection:
         replies.take_done(self._fill, self._cookie)
 
     def read(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer`. Raises as `run` does."""
-        self._send(encode_request(COMMAND_READ, 0, self._next_cookie(), offset, len(buffer)))
+        """Fill `buffer`. Raises as `run` does.
+
+        In one chunk: QEMU 7.2 closes the connection when it cannot read something that it answers in several
+        (nbd/server.c, nbd_co_send_sparse_read), and nobody would hear what was wrong.
+        """
+        flags = COMMAND_FLAG_DF if self.agreement.flags & ExportFlag.SEND_DF else 0
+        self._send(encode_request(COMMAND_READ, flags, self._next_cookie(), offset, len(buffer)))
         if self.agreement.has_chunks:
             replies.take_data(self._fill, self._cookie, buffer, offset)
         else:

@@ -73,6 +73,7 @@ class ExportFlag(IntFlag):
     SEND_FUA = 8
     SEND_TRIM = 32
     SEND_WRITE_ZEROES = 64
+    SEND_DF = 128
     CAN_MULTI_CONN = 256
     """What was written and flushed over one connection is seen by, and flushed for, all."""
 
@@ -112,6 +113,8 @@ COMMAND_WRITE_ZEROES = 6
 COMMAND_BLOCK_STATUS = 7
 
 COMMAND_FLAG_NO_HOLE = 2
+COMMAND_FLAG_DF = 4
+"""Of a read: all data in one chunk."""
 
 CHUNK_FLAG_DONE = 1
 CHUNK_NONE = 0
