@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmove.errors import MoveFailed, Unreachable
+from kvmove.errors import MoveFailed, QemuError, Unreachable
 from kvmove.qemu import block_jobs, run_control
 from kvmove.qemu.block_jobs import MirrorJob, MirrorSpec
 from tests.support.boot_guest import DISK_SIZE
@@ -69,6 +69,18 @@ async def test_a_good_end_leaves_node_and_job_lists_as_they_were(source: Machine
     assert (await nodes_and_jobs(source))[1] == 1
     await job.finish()
     assert await nodes_and_jobs(source) == before
+
+
+async def test_a_disk_under_a_mirror_is_not_resized(source: Machine, target: MirrorTarget) -> None:
+    await running(source)
+    job = mirror(source, target)
+    await job.start()
+    with pytest.raises(QemuError):
+        node = source.qemu.disk_nodes["disk0"]
+        await source.qemu.monitor.execute("block_resize", {"node-name": node, "size": 2 * DISK_SIZE})
+    assert source.disk.stat().st_size == DISK_SIZE
+    await sees(target, 20)
+    await job.finish()
 
 
 async def test_a_good_end_is_told_as_completed_not_cancelled(source: Machine, target: MirrorTarget) -> None:

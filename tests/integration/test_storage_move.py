@@ -1,7 +1,5 @@
 """A running VM's disks go to another datastore of its host, under its writes; its QEMU is the same afterwards."""
 
-import contextlib
-import os
 import subprocess
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from kvmove.units import MIB
 from tests.support.audience import Quiet
 from tests.support.eventually import eventually
 from tests.support.moving_guest import World, world
+from tests.support.storage_trouble import fill
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -32,17 +31,6 @@ def places(host: LabHost) -> dict[str, Path]:
     local = host.datastore_called(LOCAL)
     roots = {LOCAL: local, SECOND: local / SECOND, SHARED: host.datastore_called(SHARED)}
     return {name: root / str(VM.uuid) / f"{DISK}.raw" for name, root in roots.items()}
-
-
-def fill(file: Path) -> None:
-    """Leave no block free in its file system."""
-    with file.open("wb", buffering=0) as content:
-        space = os.fstatvfs(content.fileno())
-        os.posix_fallocate(content.fileno(), 0, (space.f_bavail - 64) * space.f_frsize)
-        content.seek(0, os.SEEK_END)
-        with contextlib.suppress(OSError):
-            while content.write(bytes(4096)):
-                os.fsync(content.fileno())
 
 
 async def lies_in(there: World, datastore: str) -> None:

@@ -19,8 +19,8 @@ class DiskError(MoveFailed):
 
     code, title = "DISK_ERROR", "The disk failed"
 
-    def __init__(self, detail: str, number: int = 0) -> None:
-        super().__init__(detail, hint=_HINTS.get(number, ""))
+    def __init__(self, detail: str, number: int = 0, *, hint: str = "") -> None:
+        super().__init__(detail, hint=hint or _HINTS.get(number, ""))
         self.number = number
 
 

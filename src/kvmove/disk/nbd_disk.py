@@ -11,6 +11,7 @@ Deliberately not here: starting and ending who serves it.
 """
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from typing import NamedTuple, Self
 from kvmove.disk.errors import DiskError, disk_error
 from kvmove.disk.extents import Extent
 from kvmove.disk.folder import Folder
+from kvmove.disk.raw_file import require_length
 from kvmove.nbd.client import SERVER_SECONDS, NbdClient, NbdError
 from kvmove.nbd.protocol import ALLOCATION_DEPTH, BASE_ALLOCATION, STATUS_ZERO
 from kvmove.nbd.replies import StatusRun
@@ -70,6 +72,12 @@ class NbdSource(_NbdDisk):
         with _named(path):
             super().__init__(path, NbdClient(socket, export, contexts=contexts, timeout=timeout))
         self.is_overlay = top_only
+        try:
+            self._image = os.open(path, os.O_PATH | os.O_CLOEXEC)  # takes no locks
+            self._length = os.fstat(self._image).st_size
+        except OSError as error:
+            super().close()
+            raise disk_error("look at it", path, error) from error
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset`.
@@ -78,21 +86,37 @@ class NbdSource(_NbdDisk):
         """
         with _named(self.path):
             self._client.read_into(buffer, offset)
+        self._require_length()
 
     def extents(self, start: int, end: int) -> Iterator[Extent]:
         """Data and holes of [start, end); an overlay has gaps too. Neighbours in one answer of QEMU differ in kind.
 
-        :raise DiskError: QEMU cannot tell.
+        :raise DiskError: QEMU cannot tell, or the image's file was cut off.
         """
         at = start
         while at < end:
             with _named(self.path):
                 status = self._client.block_status(at, end - at)
+            self._require_length()
             depths = status[ALLOCATION_DEPTH] if self.is_overlay else [StatusRun(end - at, TOP)]
             for length, in_top, is_zero in merge(status[BASE_ALLOCATION], depths, end - at):
                 if in_top:
                     yield Extent(at, length, not is_zero)
                 at += length
+
+    def _require_length(self) -> None:
+        """QEMU reads zeroes behind the end of an image's file, which only ever grows (block/file-posix.c)."""
+        try:
+            require_length(self._image, self._length, self.path)
+        except OSError as error:
+            raise disk_error("look at it", self.path, error) from error
+
+    def close(self) -> None:
+        """See `_NbdDisk`."""
+        super().close()
+        image, self._image = self._image, -1
+        if image >= 0:
+            os.close(image)
 
 
 class NbdTarget(_NbdDisk):

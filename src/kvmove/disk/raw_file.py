@@ -90,10 +90,13 @@ class RawFile:
     def extents(self, start: int, end: int) -> Iterator[Extent]:
         """Data and holes of [start, end); see `extents.extents`.
 
-        :raise DiskError: the storage failed.
+        :raise DiskError: the storage failed, or the file was cut off.
         """
         try:
-            yield from extents(self._fd, start, end)
+            for extent in extents(self._fd, start, end):
+                if not self.is_device:  # behind the end of a file there is a hole too
+                    require_length(self._fd, self.size, self.path)
+                yield extent
         except OSError as error:
             raise disk_error(f"find the data between {start} and {end}", self.path, error) from error
 
@@ -154,6 +157,18 @@ def measure(fd: int, path: Path, device_size: int | None) -> tuple[int, int]:
     if device is None or device.size < device_size or device_size % device.block:
         raise DiskError(f"{path}: it is no block device that could hold {device_size} bytes in whole blocks")
     return device_size, device.block
+
+
+def require_length(fd: int, least: int, path: Path) -> None:
+    """For a file that somebody may have cut off: what was behind its end would be taken for zeroes.
+
+    :raise DiskError: it is shorter than `least` bytes. :raise OSError: the storage failed.
+    """
+    if (length := os.fstat(fd).st_size) < least:
+        raise DiskError(
+            f"{path}: the file was cut off: it has {length} bytes, and had {least}",
+            hint="What was behind its end is lost; see who has resized it.",
+        )
 
 
 def require_within(size: int, offset: int, length: int, path: Path) -> None:

@@ -24,7 +24,7 @@ from kvmove.disk.digest import content_digest
 from kvmove.disk.interface import SourceDisk, TargetDisk
 from kvmove.disk.nbd_disk import NbdSource, NbdTarget
 from kvmove.disk.raw_file import RawFile
-from kvmove.errors import KvmoveError
+from kvmove.errors import CheckFailed, KvmoveError
 from kvmove.migration.host_parts import HostParts
 from kvmove.model.move import DiskPlacement, MovePlan
 from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning
@@ -57,6 +57,7 @@ class SourceImages:
             await self._exports.start({name: self._instance.disk_nodes[name] for name in exported})
         for placement in self._plan.disks:
             self.disks.append(await self._open(placement))
+            _require_size(self.disks[-1], placement)
 
     async def _open(self, placement: DiskPlacement) -> SourceDisk:
         vm, disk = self._plan.vm.uuid, self._plan.old_disk(placement)
@@ -132,6 +133,19 @@ class TargetImages:
         await self._let_go()
         for daemon in self._daemons:
             await quietly(daemon.end)
+
+
+def _require_size(disk: SourceDisk, placement: DiskPlacement) -> None:
+    """The new image is made as the VM's definition says: of a larger disk it would hold a part.
+
+    :raise CheckFailed: somebody has resized the disk.
+    """
+    if disk.size != placement.size:
+        raise CheckFailed(
+            f"disk {placement.name} has {disk.size} bytes, and {placement.size} in the VM's definition: its image"
+            f" {disk.path} was resized",
+            hint="Give the image the size of the definition again (qemu-img resize), then move.",
+        )
 
 
 def _sync(disk: TargetDisk) -> None:

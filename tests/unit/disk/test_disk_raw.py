@@ -65,6 +65,17 @@ def test_a_direct_read_of_the_last_page_does_not_invent_what_is_behind_it(image:
         disk.read_into(memoryview(bytearray(110)), SIZE - 100)
 
 
+def test_a_file_that_was_cut_off_has_no_extents_where_it_ended(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"x" * (4 * MIB))
+    with RawFile(path) as disk:
+        os.truncate(path, 2 * MIB)
+        with pytest.raises(DiskError, match=f"cut off: it has {2 * MIB} bytes, and had {4 * MIB}"):
+            list(disk.extents(3 * MIB, 4 * MIB))
+        os.truncate(path, 5 * MIB)
+        assert [extent.is_data for extent in disk.extents(3 * MIB, 4 * MIB)] == [False]
+
+
 def test_an_io_error_names_the_range(tmp_path: Path) -> None:
     with (
         RawFile(Path("/proc/self/mem")) as disk,  # its first page is not mapped: EIO
