@@ -89,6 +89,7 @@ COMMANDS: dict[str, Ask] = {
 }
 
 
+@full
 async def test_a_vm_that_moves_is_left_alone() -> None:
     async with world(VM, "flt") as there:
         source, manager = there.lab.host("h1"), there.lab.manager

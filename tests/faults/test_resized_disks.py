@@ -19,16 +19,12 @@ from tests.support.eventually import eventually
 from tests.support.moving_guest import World, world
 from tests.support.storage_trouble import nothing_is_left
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.full]
 
 VM = LedgerVm(name="sized", memory=160 * MIB, disk=256 * MIB, data=96 * MIB, ram_mib=16, rate=300)
 object.__setattr__(VM, "options", replace(VM.options, span=128 * MIB))  # the guest leaves the disk's second half alone
 
-full = pytest.mark.full
-
-WAYS = pytest.mark.parametrize(
-    ("to", "point"), [("h2", "source-mirroring"), pytest.param(None, "storage-mirroring", marks=full)]
-)
+WAYS = pytest.mark.parametrize(("to", "point"), [("h2", "source-mirroring"), (None, "storage-mirroring")])
 
 
 def image(there: World, form: str = "raw") -> Path:
@@ -51,7 +47,6 @@ async def test_a_file_that_is_cut_off_ends_the_move(to: str | None, point: str) 
         await there.judge("h1")
 
 
-@full
 async def test_an_image_whose_file_is_cut_off_ends_the_move() -> None:
     """QEMU itself reads zeroes behind the end of the file."""
     async with world(VM, "flt") as there:
@@ -81,7 +76,6 @@ async def test_a_file_that_grows_moves_as_large_as_its_guest_sees_it(to: str | N
         await there.judge(host.name, moved)
 
 
-@full
 @WAYS
 async def test_a_disk_of_another_size_than_its_definition_is_refused(to: str | None, point: str) -> None:
     """A VM that was started since has the larger disk: half of it would be left behind."""

@@ -20,6 +20,7 @@ from aiohttp import web
 from kvmove.agent.api import AgentApi
 from kvmove.agent.config import AgentConfig, load_config
 from kvmove.agent.host_facts import HostFacts, migration_nics
+from kvmove.agent.known_datastores import open_datastores
 from kvmove.agent.launcher import Launcher
 from kvmove.agent.moves import Moves
 from kvmove.agent.vm_store import VmStore
@@ -48,7 +49,8 @@ def run(config_path: Path) -> None:
     """Run the agent of the configuration at `config_path` until SIGTERM or SIGINT.
 
     :raise InvalidInput: the configuration is not valid. :raise Busy: another agent runs here, or an address is taken.
-    :raise NotFound, NotAllowed: a datastore or certificate is missing or broken. :raise CheckFailed: no QEMU here.
+    :raise NotFound, NotAllowed: a certificate, or a datastore that was never there, is missing or broken.
+    :raise CheckFailed: no QEMU here.
     """
     config = load_config(config_path)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -78,7 +80,7 @@ async def _serve(config: AgentConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         facts = await asyncio.to_thread(HostFacts, config)
-        datastores = {it.name: Datastore.open(it.name, it.path, it.devices) for it in config.datastores}
+        datastores = open_datastores(config.datastores, config.state)
         registry = RemoteRegistry(config.manager, config.pki)
         stack.push_async_callback(registry.close)
         launcher = Launcher(config.run, config.state, datastores, facts.accelerator)

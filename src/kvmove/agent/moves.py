@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, InvalidInput, KvmoveError, NotAllowed, NotFound
 from kvmove.migration.destination import IncomingMove, IncomingState
 from kvmove.migration.host_parts import HostParts
@@ -186,14 +187,23 @@ class Moves:
 
     async def keep_house(self) -> None:
         """For ever: forget what was announced and never came, discard what its source has given up, delete old disks
-        that were put aside long enough."""
+        that were put aside long enough, and what of this host's own moves a datastore would not let go of."""
         while True:
             for move in list(self._incoming.values()):
                 await self._look_after(move)
             for store in self._host.datastores.values():
                 with contextlib.suppress(KvmoveError):
                     await asyncio.to_thread(store.purge, self._host.keep_source)
+                    await asyncio.to_thread(self._discard_undone, store)
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    def _discard_undone(self, store: Datastore) -> None:
+        """What a storage move of this host had to leave behind, because its new datastore was gone when it ended."""
+        for move_id in store.unfinished_moves():
+            journal = self._host.outgoing.of(move_id)
+            if journal.has(Step.ENDED) and journal.plan().kind is MoveKind.STORAGE:
+                log.warning("move %s was undone: discarding what it left in datastore %s", move_id, store.name)
+                store.discard_move(move_id)
 
     async def _look_after(self, move: IncomingMove) -> None:
         move_id = move.plan.move_id

@@ -80,6 +80,15 @@ def discard(root: Folder, move_id: str) -> None:
         folder.sync()
 
 
+def unfinished_moves(root: Folder) -> set[str]:
+    """The moves that have begun to bring an image."""
+    with contextlib.suppress(FileNotFoundError), root.folder(FOLDER) as folder:
+        return {
+            name.removeprefix(_INCOMING).rpartition("-")[0] for name in folder.names() if name.startswith(_INCOMING)
+        }
+    return set()
+
+
 def known_digest(path: Path) -> str:
     """The digest of an image that lies in such a folder; empty for any other."""
     return path.stem if path.parent.name == FOLDER and len(path.stem) == 64 else ""

@@ -144,6 +144,10 @@ class Datastore:
                         folder.require_file(path.name)
         return path
 
+    def named_path(self, vm: UUID, disk: DiskDefinition) -> Path:
+        """What `disk_path` gives, also while the datastore is not mounted, if it has no devices."""
+        return self.disk_path(vm, disk) if self.is_of_devices else self._path_of(vm, disk)
+
     def create_disk(self, vm: UUID, disk: DiskDefinition, *, reserve: int = 0, below: BaseImage | None = None) -> Path:
         """A new disk, durable; the VM's folder is made when there is none. Return where it lies. It rests on the base
         image `below`, if given, which is there.
@@ -276,6 +280,21 @@ class Datastore:
         with self._deleting, self._root(f"discard what move {move_id} brought") as root:
             if root.has(str(vm)) and not incoming.discard(root, vm, _checked(move_id, "move")):
                 quarantine.delete(root, vm)
+
+    def unfinished_moves(self) -> set[str]:
+        """The moves that folders or images here are partial for; of any host that reaches the datastore."""
+        with self._root("look for partial folders") as root:
+            vms = [vm for vm in map(_uuid, root.names()) if vm is not None]
+            found = {incoming.move_of(root, vm) for vm in vms}
+            return {move for move in found if move is not None} | base_images.unfinished_moves(root)
+
+    def discard_move(self, move_id: str) -> None:
+        """Delete all that this move has brought here, of any VM. Nothing happens when there is nothing."""
+        for vm in self.vms():
+            with suppress(NotFound):  # its own host has just deleted it
+                if self.incoming_move(vm) == move_id:
+                    self.discard_incoming(vm, move_id)
+        self.discard_bases(move_id)
 
     # A move out
 

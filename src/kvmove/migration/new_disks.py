@@ -70,11 +70,18 @@ class NewDisks:
         return self._host.datastores[placement.destination_datastore]
 
     def pivots(self, instance: Instance) -> list[Pivot]:
-        """The switch of each disk to its new image."""
+        """The switch of each disk to its new image; of disks on devices only once they were made.
+
+        A datastore of files is not looked at: it may be gone, and QEMU be on its new image all the same.
+
+        :raise KvmoveError: a datastore of devices cannot be looked at.
+        """
         pivots = []
         for disk in self._plan.disks:
             store = self.store(disk)
-            file = store.disk_path(self._vm, self._plan.new_disk(disk))
+            if store.is_of_devices and self._vm not in store.vms():
+                continue
+            file = store.named_path(self._vm, self._plan.new_disk(disk))
             pivots.append(Pivot(instance, self._plan.vm, disk.name, file, is_device=store.is_of_devices))
         return pivots
 
@@ -88,7 +95,8 @@ class NewDisks:
     async def discard(self, instance: Instance | None) -> None:
         """Delete them, if they were made. Only while the old disks hold everything; `instance` None: QEMU has ended.
 
-        What a datastore does not let go of is logged, and stays there, marked as partial.
+        What a datastore does not let go of is logged, and stays there, marked as partial, until the agent's
+        housekeeping finds it.
 
         :raise MoveFailed: QEMU uses one; none was deleted. :raise Unreachable: QEMU does not say; none was deleted.
         """

@@ -74,7 +74,7 @@ class StorageRecovery:
         """All that is done here may be done again. The guest stands still if QEMU uses a new disk."""
         instance = self._host.vms.surviving(self.plan.vm.uuid)
         if instance is not None:
-            pivots = self._new.pivots(instance) if self._new.are_there() else []
+            pivots = self._new.pivots(instance)
             for pivot in pivots:
                 await pivot.switch_back()
             if self.plan.power is Power.RUNNING:

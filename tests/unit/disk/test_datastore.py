@@ -15,6 +15,7 @@ from kvmove.disk.errors import DiskError
 from kvmove.disk.folder import Folder
 from kvmove.disk.quarantine import Leaving
 from kvmove.errors import Busy, CheckFailed, InvalidInput, NotFound
+from kvmove.model.image import BaseImage
 from kvmove.model.vm import DiskDefinition, DiskFormat, Provisioning
 
 VM = UUID("11111111-2222-3333-4444-555555555555")
@@ -99,6 +100,7 @@ def test_info_tells_size_and_free_space(store: Datastore, path: Path) -> None:
         lambda store: store.create_disk(VM, ROOT),
         lambda store: store.begin_incoming(VM, "m1", DISKS),
         lambda store: store.quarantine(VM, "m1", Leaving(DISKS)),
+        lambda store: store.unfinished_moves(),
         lambda store: store.purge(0),
     ],
 )
@@ -201,6 +203,29 @@ def test_space_is_promised_to_one_move_alone_and_only_until_it_is_taken(store: D
     store.create_disk(OTHER, big, reserve=most)
     store.discard_incoming(OTHER, "m2")
     assert [entry for entry in tree(path) if "reserve" in entry] == []
+
+
+def test_a_move_is_discarded_by_its_name_alone_and_others_stay(store: Datastore, path: Path) -> None:
+    base = BaseImage(digest="0" * 64, format=DiskFormat.RAW, size=MIB)
+    for vm, move in ((VM, "m1"), (OTHER, "m2")):
+        store.begin_incoming(vm, move, DISKS)
+        store.create_disk(vm, ROOT)
+        store.begin_base(base, move)
+    assert store.unfinished_moves() == {"m1", "m2"}
+    store.discard_move("m1")
+    assert store.unfinished_moves() == {"m2"}
+    store.commit_incoming(OTHER, "m2")
+    store.discard_move("m2")
+    assert store.unfinished_moves() == set()
+    assert store.vms() == [OTHER]
+
+
+def test_a_path_is_known_while_the_datastore_is_away(store: Datastore, path: Path) -> None:
+    made = store.create_disk(VM, ROOT)
+    (path / IDENTITY).unlink()
+    assert store.named_path(VM, ROOT) == made
+    with pytest.raises(NotFound):
+        store.disk_path(VM, ROOT)
 
 
 def test_what_a_disk_has_taken_is_not_counted_twice(store: Datastore, path: Path) -> None:

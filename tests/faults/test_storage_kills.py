@@ -1,0 +1,100 @@
+"""Agents and storage daemons die while images of QEMU's are copied: the guest is whole at the source, no daemon
+outlives its move, and nothing half-made is left."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvmove.disk import qcow2
+from kvmove.disk.qcow2 import Layer
+from kvmove.lab import ledger_vm
+from kvmove.lab.lab_host import LabHost
+from kvmove.lab.ledger_vm import DISK, LedgerVm
+from kvmove.lab.spec import LOCAL, SECOND, SHARED
+from kvmove.model.vm import DiskFormat
+from kvmove.units import MIB
+from tests.support.moving_guest import World, world
+from tests.support.storage_trouble import daemons, nothing_is_left
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
+
+VM = LedgerVm(name="imaged", memory=160 * MIB, disk=256 * MIB, data=96 * MIB, ram_mib=16, rate=300)
+
+full = pytest.mark.full
+
+
+def image(host: LabHost, datastore: str) -> Path:
+    roots = {LOCAL: host.datastore, SECOND: host.datastore / SECOND, SHARED: host.datastore_called(SHARED)}
+    return roots[datastore] / str(VM.uuid) / f"{DISK}.qcow2"
+
+
+async def becomes_an_image(there: World, *, chain: bool) -> None:
+    """The disk is a qcow2 image in h1's SECOND; of a `chain` it is a new one, which rests on what the disk was."""
+    await there.move(None, datastore=SECOND, format="qcow2")
+    if chain:
+        await there.lab.manager.kill_vm(VM.name)
+        top = image(there.lab.host("h1"), SECOND)
+        base = top.parents[1] / "golden.qcow2"
+        await asyncio.to_thread(top.rename, base)
+        await asyncio.to_thread(qcow2.create, top, VM.disk, backing=Layer(base, DiskFormat.QCOW2))
+        await ledger_vm.start(there.lab, VM)
+
+
+async def whole_at_the_source(there: World) -> None:
+    """The guest runs on its old disk and moves away from it; no write is lost."""
+    source, destination = there.lab.hosts
+    await nothing_is_left(there, destination)
+    await there.runs_on(source)
+    assert image(source, SECOND).exists()
+    moved = await there.move("h2", datastore=LOCAL, format="raw", verify=True)
+    assert moved.digests_equal
+    await nothing_is_left(there, source)
+    await there.judge("h2")
+
+
+def kill_daemon(host: LabHost) -> None:
+    """The one that writes the new image."""
+    [pid] = daemons(host)
+    os.kill(pid, signal.SIGKILL)
+
+
+Fault = Callable[[LabHost, LabHost], object]
+
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "source-agent": (lambda source, destination: source.kill_agent(), "agent of the source was restarted"),
+    "destination-agent": (lambda source, destination: destination.kill_agent(), "destination"),
+    "destination-daemon": (lambda source, destination: kill_daemon(destination), f"{DISK}.qcow2"),
+}
+
+
+@pytest.mark.parametrize("chain", [pytest.param(False, id="image"), pytest.param(True, id="chain", marks=full)])
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [pytest.param(*it, id=name, marks=() if name == "destination-daemon" else full) for name, it in FAULTS.items()],
+)
+async def test_a_move_of_an_image_is_undone(chain: bool, fault: Fault, says: str) -> None:
+    async with world(VM, "flt") as there:
+        await becomes_an_image(there, chain=chain)
+        source, destination = there.lab.hosts
+        request = there.request("h2", datastore=LOCAL)
+        task = await there.fails(request, "source-mirroring", lambda: fault(source, destination))
+        assert says in str(task.problem)
+        await whole_at_the_source(there)
+
+
+@full
+@pytest.mark.parametrize("chain", [pytest.param(False, id="image"), pytest.param(True, id="chain")])
+@pytest.mark.parametrize("kill", ["daemon", "agent"])
+async def test_a_storage_move_of_an_image_is_undone(chain: bool, kill: str) -> None:
+    async with world(VM, "flt") as there:
+        await becomes_an_image(there, chain=chain)
+        source = there.lab.host("h1")
+        fault = (lambda: kill_daemon(source)) if kill == "daemon" else source.kill_agent
+        task = await there.fails(there.request(None, datastore=LOCAL), "storage-mirroring", fault)
+        assert (f"{DISK}.qcow2" if kill == "daemon" else "agent was restarted") in str(task.problem)
+        assert not image(source, LOCAL).parent.exists()
+        await whole_at_the_source(there)
