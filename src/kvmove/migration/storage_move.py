@@ -193,6 +193,12 @@ class StorageMove(Procedure):
     async def _discard(self) -> None:
         await self._new.discard(self._instance)
 
+    async def _discard_all(self) -> None:
+        """:raise KvmoveError: new disks are there still, or may be."""
+        await self._discard()
+        if self._new.are_there():
+            raise MoveFailed("the new disks cannot be deleted")
+
     async def _surely(self, undo: Callable[[], Awaitable[None]]) -> None:
         """An undo that the later ones build on: it is tried until it is done, or there is no QEMU to undo it in."""
         while True:
@@ -222,5 +228,5 @@ class StorageMove(Procedure):
             for pivot in self._pivots():
                 await pivot.switch_back()
                 await pivot.abandon()
-            await self._discard()
+            await self._surely(self._discard_all)
             raise MoveFailed(f"The agent's journal cannot be written: {error}.") from error
