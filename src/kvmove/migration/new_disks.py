@@ -79,7 +79,7 @@ class NewDisks:
         pivots = []
         for disk in self._plan.disks:
             store = self.store(disk)
-            if store.is_of_devices and self._vm not in store.vms():
+            if store.is_of_devices and not store.has_disk(self._vm, disk.name):
                 continue
             file = store.named_path(self._vm, self._plan.new_disk(disk))
             pivots.append(Pivot(instance, self._plan.vm, disk.name, file, is_device=store.is_of_devices))
