@@ -4,11 +4,12 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 HOPS ?= 20
+RUNS ?= 10
 OUTPUT ?= table
 DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux gcc libc6-dev python3-venv
 DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 
-.PHONY: help setup packages guest demo test check unit integration faults soak compare matrix clean
+.PHONY: help setup packages guest demo test check unit integration faults soak compare downtime matrix clean
 
 help:
 	@echo "make demo      move a running VM between two hosts on this machine, and report what happened"
@@ -16,6 +17,7 @@ help:
 	@echo "make faults    every fault at every step of a move, on a lab"
 	@echo "make soak      HOPS=$(HOPS) moves there and back under full write load"
 	@echo "make compare   kvmove beside libvirt on one lab"
+	@echo "make downtime  RUNS=$(RUNS) moves of each kind, and how long the guest stood still; a fresh disk moved each way"
 	@echo "make matrix    VMs moved in every way: kinds, images, disks, states; CASES=TEXT for some"
 	@echo "make setup     only what these need: packages, .venv, guest kernel"
 	@echo "make clean     remove .venv, build and caches"
@@ -42,6 +44,9 @@ soak: setup
 compare: setup
 	@scripts/need-packages $(DEBIAN_LIBVIRT)
 	@$(PY) -m kvmove lab compare --no-tls --results build/results -o $(OUTPUT)
+
+downtime: setup
+	@$(PY) -m kvmove lab downtime --runs $(RUNS) --results build/results -o $(OUTPUT)
 
 matrix: setup
 	@$(PY) -m kvmove lab matrix $(if $(CASES),--only "$(CASES)") --results build/results -o $(OUTPUT)

@@ -14,6 +14,7 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 
 from kvmove.cli.contexts import forget_context, use_context
+from kvmove.cli.lab_downtime import downtime
 from kvmove.cli.lab_matrix import matrix
 from kvmove.cli.lab_runs import compare, demo, soak
 from kvmove.cli.options import Form, Group, Options, pass_options
@@ -44,6 +45,7 @@ def lab() -> None:
 lab.add_command(demo)
 lab.add_command(soak)
 lab.add_command(compare)
+lab.add_command(downtime)
 lab.add_command(matrix)
 
 

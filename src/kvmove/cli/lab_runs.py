@@ -70,8 +70,8 @@ def demo(options: Options, results: Path, guest_folder: Path) -> int:
     """Move a running VM from one host to another on this machine, and report what happened."""
     printer = Printer(options)
     outcome = asyncio.run(run_demo(DEMO_LAB, DEMO_VM, guest_folder, Onlooker(printer, moves=True)))
-    _tell(printer, results, "demo", outcome.result, lambda: _render_demo(outcome))
-    return _verdict(printer, outcome.findings)
+    tell(printer, results, "demo", outcome.result, lambda: _render_demo(outcome))
+    return report_verdict(printer, outcome.findings)
 
 
 @click.command(cls=Command)
@@ -83,8 +83,8 @@ def soak(options: Options, hops: int, results: Path, guest_folder: Path) -> int:
     """Move a guest there and back under full write load, and judge disk, memory and ownership after every hop."""
     printer = Printer(options)
     outcome = asyncio.run(run_soak(SOAK_LAB, SOAK_VM, guest_folder, hops, Onlooker(printer, moves=False)))
-    _tell(printer, results, "soak", outcome.result, lambda: _render_soak(outcome.result))
-    return _verdict(printer, outcome.findings)
+    tell(printer, results, "soak", outcome.result, lambda: _render_soak(outcome.result))
+    return report_verdict(printer, outcome.findings)
 
 
 @click.command(cls=Command)
@@ -96,10 +96,11 @@ def compare(options: Options, no_tls: bool, results: Path, guest_folder: Path) -
     """Move the same guest with kvmove over one NIC, over two, and with libvirt, in one lab."""
     printer = Printer(options)
     result = asyncio.run(run_compare(guest_folder, Onlooker(printer, moves=False), encrypt=not no_tls))
-    _tell(printer, results, "compare", result, lambda: _render_compare(result))
+    tell(printer, results, "compare", result, lambda: _render_compare(result))
 
 
-def _tell(printer: Printer, folder: Path, target: str, result: BaseModel, render: Callable[[], RenderableType]) -> None:
+def tell(printer: Printer, folder: Path, target: str, result: BaseModel, render: Callable[[], RenderableType]) -> None:
+    """Write the result down, print it, and say where it is."""
     path = results.write(folder, target, result)
     if printer.options.output is Form.TABLE:
         printer.out.print(render())
@@ -108,7 +109,8 @@ def _tell(printer: Printer, folder: Path, target: str, result: BaseModel, render
     printer.note(f"\nThese figures are in {path}.")
 
 
-def _verdict(printer: Printer, findings: tuple[str, ...] | list[str]) -> int:
+def report_verdict(printer: Printer, findings: tuple[str, ...] | list[str]) -> int:
+    """Name what was found wrong; the command's exit code."""
     for finding in findings:
         printer.note(f"WRONG: {finding}")
     return FOUND_WRONG if findings else 0

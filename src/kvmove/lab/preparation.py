@@ -27,6 +27,12 @@ RECORDER_PORT = 7450
 DATA_PORT = 17450
 HOST_CONFIG = "host.json"
 
+MAKE_FILE_SYSTEM = {
+    "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
+    "ext4": ["mkfs.ext4", "-q", "-T", "largefile4"],
+}
+"""With few inodes, because ext4 goes on to zero the tables of all of them after it is mounted."""
+
 
 @dataclass(frozen=True)
 class _Store:
@@ -128,7 +134,7 @@ def _prepare_datastore(spec: LabSpec, folders: LabFolders, host: str) -> list[st
     image = folders.host(host) / "datastore.img"
     with image.open("xb") as file:
         file.truncate(spec.datastore.size)
-    run(["mkfs.xfs", "-q", "-m", "reflink=1", str(image)])
+    run([*MAKE_FILE_SYSTEM[spec.datastore.file_system], str(image)])
     return ["-o", "loop", str(image), str(target)]
 
 

@@ -1,4 +1,4 @@
-"""What demo, soak, compare and matrix found, as data. The keys are a promise: other programs read them.
+"""What demo, soak, compare, downtime and matrix found, as data. The keys are a promise: other programs read them.
 
 Every figure is measured: by the guest, by the recorder outside of both hosts, by the NICs' counters, by QEMU.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kvmove.model.move import MoveKind
 from kvmove.model.strict import Strict
 
 
@@ -92,6 +93,68 @@ class CompareResult(Strict):
     kvmove: ContestantResult
     kvmove_two_nics: ContestantResult
     libvirt_sync: ContestantResult
+
+
+class DowntimeRun(Strict):
+    """One move. `guest_ms` is how long the guest's clock stood still, `agent_ms` how long the report of the move says:
+    QEMU's figure, or in a storage move the agent's.
+    """
+
+    kind: MoveKind
+    seconds: float
+    guest_ms: float
+    agent_ms: float
+
+
+class DowntimeSummary(Strict):
+    """Of all runs of one kind: the median, and the worst."""
+
+    kind: MoveKind
+    runs: int
+    guest_median_ms: float
+    guest_worst_ms: float
+    agent_median_ms: float
+    agent_worst_ms: float
+
+
+class ProcessIo(Strict):
+    """Bytes that a process read and wrote, under the names of /proc/PID/io: `…char` by its calls, and by
+    copy_file_range(2); `…_bytes` from and to storage, or for the page cache to write there.
+    """
+
+    rchar: int
+    wchar: int
+    read_bytes: int
+    write_bytes: int
+
+
+class CopyRun(Strict):
+    """One storage move of a disk that was filled just before. `way` says between what; `data` is what the disk held.
+
+    `agent_io` is what the agent did beyond what an idle one does in that time; `guest_wrote` (bytes) is what of it came
+    from the guest, whose writes pass through the agent whatever way the data takes. `longest_gap_ms` is the longest
+    time between two completed writes of the guest until the switchover.
+    """
+
+    way: str
+    size: int
+    data: int
+    seconds: float
+    guest_ms: float
+    agent_ms: float
+    longest_gap_ms: float
+    moved_by: dict[str, int]
+    agent_io: ProcessIo
+    guest_wrote: int
+
+
+class DowntimeResult(Strict):
+    """`lost` counts acknowledged writes that any of the disks lacks in the end."""
+
+    runs: tuple[DowntimeRun, ...]
+    summary: tuple[DowntimeSummary, ...]
+    copies: tuple[CopyRun, ...]
+    lost: int
 
 
 class MatrixResult(StrEnum):

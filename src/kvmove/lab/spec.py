@@ -31,9 +31,11 @@ HostName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,11}$")]
 
 
 class DatastoreSpec(Strict):
-    """Each host's own datastore: `loop` is an XFS with reflinks in a sparse file of `size` bytes; `folder` a folder."""
+    """Each host's own datastore: `loop` is a file system of its own in a sparse file of `size` bytes, XFS with reflinks
+    or ext4; `folder` a folder of this machine."""
 
     kind: Literal["loop", "folder"] = "loop"
+    file_system: Literal["xfs", "ext4"] = "xfs"
     size: int = Field(default=16 * GIB, ge=GIB // 2)
 
 

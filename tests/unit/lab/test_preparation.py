@@ -1,7 +1,9 @@
 """The files of a lab: the configurations are such that the programs that read them accept them."""
 
 import json
+import subprocess
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -13,6 +15,7 @@ from kvmove.lab.loops import LoopDevices
 from kvmove.lab.preparation import host_config, prepare
 from kvmove.lab.spec import SECOND, DatastoreSpec, LabSpec
 from kvmove.manager.config import load_config
+from kvmove.units import GIB
 
 SPEC = LabSpec(name="files", nics=(125_000_000, 0), datastore=DatastoreSpec(kind="folder"))
 
@@ -62,6 +65,15 @@ def test_each_host_gets_its_own_disk_at_one_path(folders: LabFolders) -> None:
     targets = [mount[0][-1] for mount in mounts]
     assert len(set(sources)) == 2
     assert set(targets) == {str(folders.datastore())}
+
+
+@pytest.mark.parametrize("kind", ["xfs", "ext4"])
+def test_a_datastore_has_the_file_system_that_was_asked_for(folders: LabFolders, kind: Literal["xfs", "ext4"]) -> None:
+    datastore = DatastoreSpec(size=GIB, file_system=kind)
+    prepare(SPEC.model_copy(update={"datastore": datastore}), folders, LoopDevices())
+    image = folders.host("h1") / "datastore.img"
+    found = subprocess.run(["blkid", "-o", "value", "-s", "TYPE", image], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == kind
 
 
 def test_devices_are_in_the_configurations_of_the_hosts_that_have_them(

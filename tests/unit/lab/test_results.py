@@ -4,7 +4,15 @@ import json
 from pathlib import Path
 
 from kvmove.lab import results
-from kvmove.lab.results import CompareResult, ContestantResult, DemoResult, SoakResult
+from kvmove.lab.results import (
+    CompareResult,
+    ContestantResult,
+    CopyRun,
+    DemoResult,
+    DowntimeResult,
+    DowntimeRun,
+    SoakResult,
+)
 
 DEMO = {
     "seconds": 6.5,
@@ -41,4 +49,13 @@ def test_the_comparison_has_the_keys_promised() -> None:
     assert set(CompareResult.model_fields) == {"kvmove", "kvmove_two_nics", "libvirt_sync"}
     assert set(ContestantResult.model_fields) == {
         "seconds", "writes_per_second", "longest_gap_ms", "downtime_ms", "bytes_sent", "allocated_bytes",
+    }  # fmt: skip
+
+
+def test_downtime_has_the_keys_promised() -> None:
+    assert set(DowntimeResult.model_fields) == {"runs", "summary", "copies", "lost"}
+    assert set(DowntimeRun.model_fields) == {"kind", "seconds", "guest_ms", "agent_ms"}
+    assert set(CopyRun.model_fields) == {
+        "way", "size", "data", "seconds", "guest_ms", "agent_ms", "longest_gap_ms", "moved_by", "agent_io",
+        "guest_wrote",
     }  # fmt: skip
