@@ -17,7 +17,7 @@ from kvmove.errors import InvalidInput, KvmoveError
 DETACHED = 130
 
 COMMANDS = {
-    "move": Entry("kvmove.cli.move:move", "Move a running VM to another host, memory and disks together."),
+    "move": Entry("kvmove.cli.move:move", "Move a VM to another host, memory and disks together, or its disks alone."),
     "vm": Entry("kvmove.cli.vm:vm", "VMs: list, show, define, start, stop, delete."),
     "host": Entry("kvmove.cli.host:host", "Hosts: list, show."),
     "datastore": Entry("kvmove.cli.datastore:datastore", "Datastores: list, create."),
