@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 HOPS ?= 20
 RUNS ?= 10
 OUTPUT ?= table
-DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux gcc libc6-dev python3-venv
+DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux gcc libc6-dev python3-venv etcd-server
 DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 
 .PHONY: help setup packages guest demo test check unit integration faults soak compare downtime matrix clean
@@ -59,7 +59,7 @@ check: $(VENV)/.ready
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-unit: $(VENV)/.ready
+unit: packages $(VENV)/.ready
 	$(PY) -m pytest tests/unit
 
 integration: setup

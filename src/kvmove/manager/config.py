@@ -8,12 +8,18 @@ pki = "/var/lib/kvmove/pki/manager"
 [[host]]
 name = "h1"
 control = "10.0.0.1:7441"
+
+[registry]
+engine = "etcd"
+endpoints = ["https://10.0.0.11:2379", "https://10.0.0.12:2379", "https://10.0.0.13:2379"]
 """
 
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from yarl import URL
 
 from kvmove.model.address import Address
 from kvmove.model.move import HostRef
@@ -21,14 +27,56 @@ from kvmove.model.strict import Strict
 from kvmove.model.toml_file import read_toml
 
 
+def _endpoint(text: str) -> str:
+    url = URL(text)
+    if url.scheme not in ("http", "https") or not url.host or url != url.origin():
+        raise ValueError(f"{text!r} is no address of etcd; write for example https://10.0.0.11:2379")
+    if url.scheme == "http" and not _is_loopback(url.host):
+        raise ValueError(f"{text!r} would go over the network without encryption; use https")
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class SqliteSettings(Strict):
+    """The registry is a file in the manager's state folder."""
+
+    engine: Literal["sqlite"] = "sqlite"
+
+
+class EtcdSettings(Strict):
+    """The registry is the etcd cluster with these members. `ca`, `cert` and `key` are for https endpoints."""
+
+    engine: Literal["etcd"]
+    endpoints: Annotated[tuple[Annotated[str, AfterValidator(_endpoint)], ...], Field(min_length=1)]
+    prefix: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._-]+)+$")] = "/kvmove"
+    ca: Path = Path("/var/lib/kvmove/pki/etcd/ca.pem")
+    cert: Path = Path("/var/lib/kvmove/pki/etcd/cert.pem")
+    key: Path = Path("/var/lib/kvmove/pki/etcd/key.pem")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether an endpoint is asked over TLS."""
+        return any(endpoint.startswith("https:") for endpoint in self.endpoints)
+
+
+RegistrySettings = Annotated[SqliteSettings | EtcdSettings, Field(discriminator="engine")]
+
+
 class ManagerConfig(Strict):
-    """`state` holds the registry and the tasks, `pki` the manager's own `ca.pem`, `cert.pem` and `key.pem`."""
+    """`state` holds the tasks and SQLite's registry, `pki` the manager's own `ca.pem`, `cert.pem` and `key.pem`."""
 
     listen: Address
     socket: Path = Path("/run/kvmove/manager.sock")
     state: Path = Path("/var/lib/kvmove/manager")
     pki: Path = Path("/var/lib/kvmove/pki/manager")
     hosts: Annotated[tuple[HostRef, ...], Field(alias="host")] = ()
+    registry: RegistrySettings = SqliteSettings()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "ManagerConfig":

@@ -17,9 +17,9 @@ from kvmove.manager.follow import Follower
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.listeners import Listener, hold, tcp_door, unix_door
 from kvmove.manager.moves import Moves
+from kvmove.manager.registry_engine import open_registry
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_store import TaskStore
-from kvmove.registry.sqlite import SqliteRegistry
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ async def serve(config: ManagerConfig, stop: asyncio.Event, ready: asyncio.Event
 
 async def _parts(config: ManagerConfig, stack: AsyncExitStack) -> Parts:
     """The parts, each closed when the stack is left, in reverse order."""
-    registry = SqliteRegistry(config.state / "registry.db")
+    registry = open_registry(config.registry, config.state)
     stack.push_async_callback(registry.close)
     book = await TaskBook(TaskStore(config.state / "tasks.db")).open()
     stack.push_async_callback(book.close)

@@ -24,7 +24,7 @@ def server_context(folder: Path) -> ssl.SSLContext:
     :raise NotFound: a file is missing.
     :raise NotAllowed: the key can be read by others, or does not fit the certificate.
     """
-    context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), folder)
+    context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *_files(folder))
     context.num_tickets = 0
     return context
 
@@ -35,24 +35,37 @@ def client_context(folder: Path) -> ssl.SSLContext:
     :raise NotFound: a file is missing.
     :raise NotAllowed: the key can be read by others, or does not fit the certificate.
     """
+    return client_context_of(*_files(folder))
+
+
+def client_context_of(ca: Path, cert: Path, key: Path) -> ssl.SSLContext:
+    """A context for connecting to what has its certificate of the authority `ca`, wherever the files lie.
+
+    :raise NotFound: a file is missing.
+    :raise NotAllowed: the key can be read by others, or does not fit the certificate.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = True
-    return _load(context, folder)
+    return _load(context, ca, cert, key)
 
 
-def _load(context: ssl.SSLContext, folder: Path) -> ssl.SSLContext:
-    for name in (CA_CERT, CERT, KEY):
-        if not (folder / name).exists():
-            raise NotFound(f"{folder / name} is missing", hint="issue a certificate for this party into that folder")
-    if (folder / KEY).stat().st_mode & 0o077:
-        raise NotAllowed(f"the key {folder / KEY} can be read by others", hint=f"chmod 600 {folder / KEY}")
+def _files(folder: Path) -> tuple[Path, Path, Path]:
+    return folder / CA_CERT, folder / CERT, folder / KEY
+
+
+def _load(context: ssl.SSLContext, ca: Path, cert: Path, key: Path) -> ssl.SSLContext:
+    for file in (ca, cert, key):
+        if not file.exists():
+            raise NotFound(f"{file} is missing", hint="issue a certificate for this party into that folder")
+    if key.stat().st_mode & 0o077:
+        raise NotAllowed(f"the key {key} can be read by others", hint=f"chmod 600 {key}")
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     try:
-        context.load_verify_locations(folder / CA_CERT)
-        context.load_cert_chain(folder / CERT, folder / KEY)
+        context.load_verify_locations(ca)
+        context.load_cert_chain(cert, key)
     except ssl.SSLError as error:
         raise NotAllowed(
-            f"the certificates in {folder} are broken: {error.reason or error}", hint="issue them again"
+            f"the certificates in {cert.parent} are broken: {error.reason or error}", hint="issue them again"
         ) from error
     return context

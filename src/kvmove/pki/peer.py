@@ -159,7 +159,7 @@ class Peer:
         return Unreachable(f"{self.shown} {what}", hint="is this the right address, and kvmove of the same version?")
 
     def _translate(self, error: Exception) -> KvmoveError:
-        tls = _tls_error(error)
+        tls = tls_error(error)
         if isinstance(tls, ssl.SSLCertVerificationError):
             return NotTrusted(
                 f"the other side is not {self.shown}: {tls.verify_message}",
@@ -186,7 +186,7 @@ class Peer:
         return f"is the {self._expected.role} running there, and does the network carry this port?"
 
 
-def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+def tls_error(error: BaseException | None) -> ssl.SSLError | None:
     """The TLS error that `error` is, holds or was raised from."""
     while error is not None:
         if isinstance(error, aiohttp.ClientConnectorCertificateError):  # a TLS error by type, without its fields

@@ -1,4 +1,4 @@
-"""One contract for every engine of the registry: SQLite itself, and the manager's registry over mutual TLS."""
+"""One contract for both engines of the registry, SQLite and a real etcd: each asked itself, and through the manager."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -17,9 +17,11 @@ from kvmove.model.ownership import Ownership
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.identity import Identity, Role
 from kvmove.registry import ownership
+from kvmove.registry.etcd import EtcdRegistry
 from kvmove.registry.interface import Registry
 from kvmove.registry.remote import RemoteRegistry
 from kvmove.registry.sqlite import SqliteRegistry
+from tests.support.etcd_members import EtcdMembers
 from tests.support.tls_application import serve
 
 VM, OTHER = UUID(int=1), UUID(int=2)
@@ -50,15 +52,25 @@ async def remote_engine(cluster: Path, kept_in: Registry) -> AsyncIterator[AsHos
         yield lambda host: engines[host]
 
 
-@pytest.fixture(params=["sqlite", "remote"])
+def engine(name: str, cluster: Path, request: pytest.FixtureRequest) -> Registry:
+    """A registry without any record. Only the tests on etcd need one."""
+    if name == "sqlite":
+        return SqliteRegistry(cluster / "registry.db")
+    members: EtcdMembers = request.getfixturevalue("etcd")
+    prefix: str = request.getfixturevalue("prefix")
+    return EtcdRegistry(members.endpoints, prefix, members.tls, timeout=30)
+
+
+@pytest.fixture(params=["sqlite", "sqlite through the manager", "etcd", "etcd through the manager"])
 async def as_host(request: pytest.FixtureRequest, cluster: Path) -> AsyncIterator[AsHost]:
-    kept = SqliteRegistry(cluster / "registry.db")
+    name, _, through_manager = request.param.partition(" ")
+    kept = engine(name, cluster, request)
     try:
-        if request.param == "sqlite":
-            yield lambda _host: kept
-        else:
+        if through_manager:
             async with remote_engine(cluster, kept) as engines:
                 yield engines
+        else:
+            yield lambda _host: kept
     finally:
         await kept.close()
 

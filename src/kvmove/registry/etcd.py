@@ -1,0 +1,178 @@
+"""The engine for several managers, or for one that may be lost: an etcd cluster keeps the records.
+
+    PREFIX/vm/UUID/owner     the record, as JSON
+    PREFIX/released/UUID     the last epoch of a VM that was released, kept for good
+
+Below `PREFIX/vm/UUID` there is room for what else belongs to a VM, and beside `vm` for what is no VM's.
+
+Invariant: a change is one transaction that compares the modification revisions of both keys with those that were
+read: the rules in `ownership` judged exactly what it replaces. No lease is behind it: a record stays until it is
+changed. Every read is linearizable (etcd's default; a serializable one could come from a member that is cut off).
+
+A change that got no answer is Unreachable and is not asked again here: asked again, it would find its own record in the
+way and be taken for refused. See `settle` for following one.
+"""
+
+from __future__ import annotations
+
+import ssl
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from kvmove.errors import Unreachable
+from kvmove.model.ownership import Ownership
+from kvmove.registry import ownership
+from kvmove.registry.etcd_gateway import EtcdGateway
+
+TIMEOUT = 4.0
+"""Seconds that a call may take. Below what an agent waits for its manager, so that it hears the reason."""
+
+_OWNER = "/owner"
+_TXN, _RANGE = "/v3/kv/txn", "/v3/kv/range"
+Json = dict[str, Any]
+Operations = list[Json]
+Records = list[Ownership]
+
+
+class _Stored(NamedTuple):
+    """What the keys of a VM held at one moment. A `revision` is 0 where there is no key."""
+
+    member: str
+    record: Ownership | None
+    record_revision: str
+    last_epoch: int
+    epoch_revision: str
+
+
+class EtcdRegistry:
+    """The registry in the etcd cluster whose members are at `endpoints`. It connects at its first call.
+
+    A call that is cancelled may have taken effect, as may one that raised Unreachable.
+
+    :param prefix: what our keys begin with: a slash first, none at the end. Two clusters of hosts need two prefixes.
+    :param tls: our certificate and etcd's authority; None for endpoints over plain http.
+    :param timeout: seconds that one call may take; then it is Unreachable.
+    """
+
+    def __init__(
+        self, endpoints: Sequence[str], prefix: str, tls: ssl.SSLContext | None, *, timeout: float = TIMEOUT
+    ) -> None:
+        self._gateway = EtcdGateway(endpoints, tls, timeout=timeout)
+        self._prefix = prefix
+
+    async def get(self, vm: UUID) -> Ownership | None:
+        async with self._gateway.deadline():
+            return (await self._load(vm)).record
+
+    async def list(self) -> Records:
+        start = f"{self._prefix}/vm/"
+        everything_below = {"key": _encode(start), "range_end": _encode(f"{self._prefix}/vm0")}  # 0 comes after /
+        async with self._gateway.deadline():
+            answer = await self._gateway.read(_RANGE, everything_below)
+        try:
+            pairs = [(_decode(pair["key"]).removeprefix(start), pair) for pair in answer.body.get("kvs", [])]
+            return [_record(UUID(key[: -len(_OWNER)]), pair) for key, pair in pairs if key.endswith(_OWNER)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(f"what etcd keeps below {start}", error) from error
+
+    async def claim(self, vm: UUID, host: str) -> Ownership:
+        return await self._store(vm, lambda now: ownership.claim(now.record, vm, host, now.last_epoch))
+
+    async def swap(self, expected: Ownership, new: Ownership) -> Ownership:
+        return await self._store(expected.vm, lambda now: ownership.compare_and_swap(now.record, expected, new))
+
+    async def release(self, expected: Ownership) -> None:
+        writes = [
+            _put(self._released_key(expected.vm), str(expected.epoch)),
+            {"request_delete_range": {"key": _encode(self._owner_key(expected.vm))}},
+        ]
+
+        def decide(now: _Stored) -> Operations:
+            ownership.check_release(now.record, expected)
+            return writes
+
+        await self._change(expected.vm, decide)
+
+    async def close(self) -> None:
+        await self._gateway.close()
+
+    async def _store(self, vm: UUID, decide: Callable[[_Stored], Ownership]) -> Ownership:
+        """Store the record that `decide` makes of what is stored, and give it."""
+        decided: list[Ownership] = []
+
+        def writes(now: _Stored) -> Operations:
+            decided.append(decide(now))
+            return [_put(self._owner_key(vm), decided[-1].model_dump_json())]
+
+        await self._change(vm, writes)
+        return decided[-1]
+
+    async def _change(self, vm: UUID, decide: Callable[[_Stored], Operations]) -> None:
+        """Write what `decide` makes of what is stored, as one step; decide anew when another was quicker."""
+        async with self._gateway.deadline():
+            while True:
+                now = await self._load(vm)
+                unchanged = [
+                    _compare(self._owner_key(vm), now.record_revision),
+                    _compare(self._released_key(vm), now.epoch_revision),
+                ]
+                body = {"compare": unchanged, "success": decide(now)}
+                answer = await self._gateway.change(now.member, _TXN, body)
+                if answer.get("succeeded") is True:
+                    return
+
+    async def _load(self, vm: UUID) -> _Stored:
+        """Both keys at one moment. A transaction that only reads is linearizable as its reads are."""
+        keys = [_encode(self._owner_key(vm)), _encode(self._released_key(vm))]
+        reads = [{"request_range": {"key": key}} for key in keys]
+        answer = await self._gateway.read(_TXN, {"success": reads})
+        try:
+            ranges = [response["response_range"] for response in answer.body["responses"]]
+            record, epoch = (found["kvs"][0] if "kvs" in found else None for found in ranges)
+            return _Stored(
+                member=answer.member,
+                record=None if record is None else _record(vm, record),
+                record_revision="0" if record is None else record["mod_revision"],
+                last_epoch=0 if epoch is None else int(_decode(epoch["value"])),
+                epoch_revision="0" if epoch is None else epoch["mod_revision"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(f"what etcd keeps of VM {vm}", error) from error
+
+    def _owner_key(self, vm: UUID) -> str:
+        return f"{self._prefix}/vm/{vm}{_OWNER}"
+
+    def _released_key(self, vm: UUID) -> str:
+        return f"{self._prefix}/released/{vm}"
+
+
+def _compare(key: str, revision: str) -> Json:
+    return {"key": _encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": revision}
+
+
+def _put(key: str, value: str) -> Json:
+    return {"request_put": {"key": _encode(key), "value": _encode(value)}}
+
+
+def _record(vm: UUID, pair: Json) -> Ownership:
+    try:
+        record = Ownership.model_validate_json(_decode(pair["value"]))
+    except (KeyError, ValueError) as error:
+        raise _damaged(f"the record of VM {vm} in etcd", error) from error
+    if record.vm != vm:
+        raise _damaged(f"the record of VM {vm} in etcd", ValueError(f"it is of VM {record.vm}"))
+    return record
+
+
+def _damaged(what: str, error: Exception) -> Unreachable:
+    return Unreachable(f"{what} cannot be read: {error}", hint="was it written by a newer kvmove, or by hand?")
+
+
+def _encode(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+def _decode(text: str) -> str:
+    return b64decode(text).decode()
