@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kvmove.errors import InvalidInput
-from kvmove.manager.config import load_config
+from kvmove.manager.config import EtcdSettings, SqliteSettings, load_config
 from kvmove.model.move import HostRef
 
 GOOD = """
@@ -29,6 +29,36 @@ def test_what_is_not_said_is_the_default(tmp_path: Path) -> None:
     assert config.state == Path("/srv/kvmove")
     assert config.socket == Path("/run/kvmove/manager.sock")
     assert config.hosts == (HostRef(name="h1", control="10.0.0.1:7441"),)
+    assert config.registry == SqliteSettings()
+
+
+def test_the_registry_may_be_etcd(tmp_path: Path) -> None:
+    ends = '["https://10.0.0.11:2379", "https://etcd.example/", "http://127.0.0.1:2379", "http://[::1]:2379"]'
+    registry = load_config(write(tmp_path, GOOD + f'[registry]\nengine = "etcd"\nendpoints = {ends}\n')).registry
+    assert isinstance(registry, EtcdSettings) and registry.encrypted
+    assert (len(registry.endpoints), registry.prefix) == (4, "/kvmove")
+    assert registry.key == Path("/var/lib/kvmove/pki/etcd/key.pem")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ('engine = "consul"', "'consul' .* expected tags: 'sqlite', 'etcd'"),
+        ('engine = "sqlite"\nendpoints = ["https://a:2379"]', r"registry\.sqlite\.endpoints: unknown key"),
+        ('engine = "etcd"', r"registry\.etcd\.endpoints: is missing"),
+        ('engine = "etcd"\nendpoints = []', "at least 1 item"),
+        ('engine = "etcd"\nendpoints = ["10.0.0.11:2379"]', "write for example https://"),
+        ('engine = "etcd"\nendpoints = ["https://10.0.0.11:2379/v3"]', "is no address of etcd"),
+        ('engine = "etcd"\nendpoints = ["https://root:secret@10.0.0.11"]', "is no address of etcd"),
+        ('engine = "etcd"\nendpoints = ["http://10.0.0.11:2379"]', "without encryption; use https"),
+        ('engine = "etcd"\nendpoints = ["http://etcd:2379"]', "without encryption; use https"),
+        ('engine = "etcd"\nendpoints = ["https://a:2379"]\nprefix = "kvmove"', "prefix: String should match"),
+        ('engine = "etcd"\nendpoints = ["https://a:2379"]\nprefix = "/kvmove/"', "prefix: String should match"),
+    ],
+)
+def test_a_fault_of_the_registry_is_told_too(tmp_path: Path, settings: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        load_config(write(tmp_path, f"{GOOD}\n[registry]\n{settings}\n"))
 
 
 @pytest.mark.parametrize(

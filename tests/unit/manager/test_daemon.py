@@ -7,11 +7,12 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from kvmove.client.manager import ManagerClient
-from kvmove.errors import Busy, NotFound
+from kvmove.errors import Busy, NotFound, Unreachable
 from kvmove.manager.config import ManagerConfig
 from kvmove.manager.daemon import serve
 from kvmove.manager.listeners import hold, tcp_door, unix_door
@@ -19,6 +20,7 @@ from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_store import TaskStore
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.identity import Identity, Role
+from kvmove.registry.remote import RemoteRegistry
 from tests.support import samples
 from tests.support.eventually import eventually
 
@@ -65,6 +67,21 @@ async def test_it_serves_and_says_why_a_host_does_not_answer(tmp_path: Path) -> 
             assert "agent h1 at 127.0.0.1:1 gave no answer" in host.reason
     assert not config.socket.exists()
     assert config.state.stat().st_mode & 0o777 == 0o700
+
+
+async def test_it_serves_while_etcd_is_down_and_says_what_it_lacks(tmp_path: Path) -> None:
+    """Its start waits for nothing: moves under way are followed, and the registry answers when etcd is back."""
+    etcd = {"engine": "etcd", "endpoints": ["http://127.0.0.1:1"]}
+    config = ManagerConfig.model_validate(configuration(tmp_path).model_dump(by_alias=True) | {"registry": etcd})
+    issue(tmp_path / "authority", Identity(Role.AGENT, "h1"), tmp_path / "h1")
+    with hold(config.state):
+        async with serving(config) as client:
+            assert (await client.health())["status"] == "ok"
+            registry = RemoteRegistry(f"https://{config.listen}", tmp_path / "h1")
+            with pytest.raises(Unreachable, match=r"etcd gave no answer .*127\.0\.0\.1:1: Connection refused"):
+                await registry.get(UUID(int=1))
+            await registry.close()
+    assert not (config.state / "registry.db").exists()
 
 
 async def test_a_watcher_does_not_keep_it_from_ending(tmp_path: Path) -> None:
