@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -97,14 +98,16 @@ class World:
 
 
 @asynccontextmanager
-async def world(vm: LedgerVm, purpose: str, *, hosts: int = 2, block: int = 0) -> AsyncIterator[World]:
+async def world(
+    vm: LedgerVm, purpose: str, *, hosts: int = 2, block: int = 0, registry: Literal["sqlite", "etcd"] = "sqlite"
+) -> AsyncIterator[World]:
     """The lab with a shared datastore, `block` devices that its disk fits on, and an unshaped NIC; nothing is left
     of it."""
     image = await asyncio.to_thread(build, GUEST)
     names = tuple(f"h{number + 1}" for number in range(hosts))
     spec = LabSpec(
         name=lab_name(purpose), hosts=names, nics=(0,), datastore=DatastoreSpec(size=GIB), shared=True, block=block,
-        block_size=vm.disk + MIB,
+        block_size=vm.disk + MIB, registry=registry,
     )  # fmt: skip
     async with tidy_lab(spec) as lab:
         await ledger_vm.define(lab, vm, image, "h1")

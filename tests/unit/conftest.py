@@ -1,4 +1,4 @@
-"""Hypothesis must not time what it runs: no example of ours has a duration to promise, least of all one that does I/O."""
+"""Hypothesis must not time what it runs: no example of ours has a duration to promise, and some do I/O."""
 
 from hypothesis import settings
 

@@ -156,7 +156,18 @@ def _world_services(spec: LabSpec, folders: LabFolders) -> list[Service]:
         config = log / "manager.toml"
         config.write_text(_manager_toml(spec, folders))
         services.append(Service("manager", _kvmove("manager", config), str(log / "manager.log")))
+        if spec.registry == "etcd":
+            services.append(Service("etcd", _etcd(folders), str(log / "etcd.log")))
     return services
+
+
+def _etcd(folders: LabFolders) -> list[str]:
+    """One member, for the world's own loopback alone."""
+    peer = "http://127.0.0.1:2380"
+    options = {"data-dir": str(folders.host(WORLD) / "etcd"), "name": WORLD, "initial-cluster": f"{WORLD}={peer}"}
+    options |= dict.fromkeys(("listen-client-urls", "advertise-client-urls"), _ETCD)
+    options |= dict.fromkeys(("listen-peer-urls", "initial-advertise-peer-urls"), peer)
+    return ["etcd", *(f"--{name}={value}" for name, value in options.items())]
 
 
 def _agent(spec: LabSpec, folders: LabFolders, host: str, index: int, stores: Mapping[str, _Store]) -> Service:
@@ -164,6 +175,8 @@ def _agent(spec: LabSpec, folders: LabFolders, host: str, index: int, stores: Ma
     config.write_text(_agent_toml(spec, folders, host, index, stores))
     return Service("agent", _kvmove("agent", config), str(folders.host(host) / "agent.log"))
 
+
+_ETCD = "http://127.0.0.1:2379"
 
 KEEP_SOURCE_SECONDS = 5
 """Old disks go soon: a soak would fill the datastore with them."""
@@ -180,6 +193,8 @@ def _manager_toml(spec: LabSpec, folders: LabFolders) -> str:
         f"state = {_text(folders.host(WORLD) / 'manager')}",
         f"pki = {_text(folders.pki('manager'))}",
     ]
+    if spec.registry == "etcd":
+        lines += ["", "[registry]", 'engine = "etcd"', f"endpoints = [{_text(_ETCD)}]"]
     for index, host in enumerate(spec.hosts):
         lines += ["", "[[host]]", f"name = {_text(host)}", f"control = {_text(control_address(index))}"]
     return "\n".join(lines) + "\n"

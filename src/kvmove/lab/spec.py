@@ -43,8 +43,9 @@ class LabSpec(Strict):
     """`nics` has one rate in bytes/s per migration NIC of every host; 0 is unshaped.
 
     With `shared` all hosts see one more datastore: a folder of this machine. With `block` each host has a datastore of
-    so many block devices of `block_size` bytes, and with both all see one more of those. `bare` leaves out
-    agents, manager and certificates: namespaces, networks and datastores alone.
+    so many block devices of `block_size` bytes, and with both all see one more of those. With `registry` "etcd" an
+    etcd of one member, beside the manager, keeps the ownership. `bare` leaves out agents, manager and certificates:
+    namespaces, networks and datastores alone.
     """
 
     name: LabName = "lab"
@@ -54,6 +55,7 @@ class LabSpec(Strict):
     shared: bool = False
     block: int = Field(default=0, ge=0, le=16)
     block_size: int = Field(default=GIB, ge=MIB)
+    registry: Literal["sqlite", "etcd"] = "sqlite"
     bare: bool = False
 
     @field_validator("hosts")

@@ -14,7 +14,7 @@ from kvmove.lab.host_init import read_config
 from kvmove.lab.loops import LoopDevices
 from kvmove.lab.preparation import host_config, prepare
 from kvmove.lab.spec import SECOND, DatastoreSpec, LabSpec
-from kvmove.manager.config import load_config
+from kvmove.manager.config import EtcdSettings, load_config
 from kvmove.units import GIB
 
 SPEC = LabSpec(name="files", nics=(125_000_000, 0), datastore=DatastoreSpec(kind="folder"))
@@ -35,6 +35,14 @@ def test_the_manager_accepts_its_configuration(folders: LabFolders) -> None:
         ("h2", "10.90.0.12:7441"),
     ]
     assert config.socket == folders.manager_socket
+
+
+def test_the_registry_may_be_an_etcd_beside_the_manager(folders: LabFolders) -> None:
+    prepare(SPEC.model_copy(update={"registry": "etcd"}), folders, LoopDevices())
+    registry = load_config(folders.host(WORLD) / "manager.toml").registry
+    assert isinstance(registry, EtcdSettings) and not registry.encrypted
+    services = {service.name: service for service in read_config(host_config(folders, WORLD)).services}
+    assert f"--listen-client-urls={registry.endpoints[0]}" in services["etcd"].argv
 
 
 def test_an_agent_accepts_its_configuration(folders: LabFolders, monkeypatch: pytest.MonkeyPatch) -> None:
