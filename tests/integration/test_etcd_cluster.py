@@ -6,6 +6,7 @@ import random
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -56,7 +57,7 @@ async def answered(ask: Callable[[], Any]) -> Any:
 
 async def test_any_one_member_may_be_gone(etcd: EtcdMembers) -> None:
     async with connected(etcd) as registry:
-        record = await registry.claim(VM, "h1")
+        record = await answered(lambda: registry.claim(VM, "h1"))
         for number in range(3):
             etcd.kill(number)
             moving = ownership.begin(record, f"m{number}", "h2")
@@ -123,7 +124,7 @@ async def test_strangers_are_refused_on_both_sides(etcd: EtcdMembers, tmp_path: 
                 await registry.get(VM)
             await registry.close()
     registry = open_registry(settings_of(etcd), tmp_path)
-    assert await registry.get(VM) is None
+    assert await answered(lambda: registry.get(VM)) is None
     await registry.close()
     with pytest.raises(NotFound, match=r"none\.pem is missing"):
         open_registry(settings_of(etcd, cert=tmp_path / "none.pem"), tmp_path)
@@ -257,7 +258,7 @@ async def test_no_swap_is_lost_or_done_twice_while_leaders_die(etcd: EtcdMembers
     enough = asyncio.Event()
     async with connected(etcd) as first, connected(etcd) as second, connected(etcd) as third, connected(etcd) as fourth:
         for vm in VMS:
-            await first.claim(vm, "h1")
+            await answered(partial(first.claim, vm, "h1"))
         async with asyncio.TaskGroup() as workers:
             for number, registry in enumerate((first, second, third, fourth)):
                 workers.create_task(work(registry, random.Random(number), asked, enough))
