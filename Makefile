@@ -9,11 +9,12 @@ OUTPUT ?= table
 DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux gcc libc6-dev python3-venv etcd-server
 DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 
-.PHONY: help setup packages guest demo test check unit integration faults soak compare downtime matrix clean
+.PHONY: full help setup packages guest demo test check unit integration faults soak compare downtime matrix clean
 
 help:
 	@echo "make demo      move a running VM between two hosts on this machine, and report what happened"
 	@echo "make test      lint, types, unit and integration tests"
+	@echo "make full      all tests, those that \`make test\` leaves out for their time too"
 	@echo "make faults    every fault at every step of a move, on a lab"
 	@echo "make soak      HOPS=$(HOPS) moves there and back under full write load"
 	@echo "make compare   kvmove beside libvirt on one lab"
@@ -67,6 +68,9 @@ integration: setup
 
 faults: setup
 	$(PY) -m pytest tests/faults
+
+full: setup check unit
+	$(PY) -m pytest tests/integration tests/faults
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

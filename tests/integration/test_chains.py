@@ -110,6 +110,7 @@ async def test_a_chain_moves_with_what_it_rests_on_and_nothing_is_copied_twice()
         await there.runs_on(there.lab.host("h2"))
 
 
+@pytest.mark.full
 async def test_a_chain_moves_from_datastore_to_datastore_and_is_flattened_on_request() -> None:
     async with chained() as there:
         await there.move(None, datastore=LOCAL)
@@ -124,6 +125,7 @@ async def test_a_chain_moves_from_datastore_to_datastore_and_is_flattened_on_req
         await there.judge("h1")
 
 
+@pytest.mark.full
 async def test_a_chain_becomes_one_raw_image_and_its_ledger_is_whole() -> None:
     async with chained() as there:
         moved = await there.move("h2", datastore=LOCAL, format="raw", verify=True)
@@ -131,6 +133,7 @@ async def test_a_chain_becomes_one_raw_image_and_its_ledger_is_whole() -> None:
         await there.judge("h2")
 
 
+@pytest.mark.full
 async def test_a_failed_move_of_a_chain_leaves_no_half_image() -> None:
     async with chained() as there:
         request = there.request("h2", datastore=LOCAL)
@@ -156,6 +159,7 @@ async def test_internal_snapshots_and_thick_chains_are_refused() -> None:
         await ledger_vm.start(there.lab, VM)
 
 
+@pytest.mark.full
 async def test_an_image_that_is_no_image_is_refused() -> None:
     async with chained() as there:
         await there.lab.manager.kill_vm(VM.name)

@@ -31,6 +31,7 @@ async def test_a_disk_becomes_qcow2_and_raw_again_from_host_to_host() -> None:
         await there.judge("h2")
 
 
+@pytest.mark.full
 async def test_a_disk_becomes_qcow2_and_raw_again_on_one_host() -> None:
     async with world(VM, "fmt", hosts=1) as there:
         host = there.lab.host("h1")

@@ -94,6 +94,7 @@ async def test_a_device_that_nobody_holds_is_found_and_swept() -> None:
     assert leftovers.find(folders) == []
 
 
+@pytest.mark.full
 async def test_the_ledger_guest_lives_on_a_device_and_loses_no_write() -> None:
     guest = LedgerVm(
         name="onblock", memory=160 * MIB, disk=256 * MIB, data=96 * MIB, ram_mib=16, rate=300, datastore=BLOCK

@@ -20,6 +20,7 @@ VM = LedgerVm(name="still", memory=160 * MIB, disk=128 * MIB, data=32 * MIB, ram
 FRESH = LedgerVm(name="fresh", number=2, memory=160 * MIB, disk=512 * MIB, data=256 * MIB, ram_mib=16, rate=100)
 
 
+@pytest.mark.full
 async def test_every_kind_of_move_and_every_rung_is_measured() -> None:
     outcome = await run_downtime(SPEC, VM, FRESH, GUEST, 1, Quiet())
     found = outcome.result

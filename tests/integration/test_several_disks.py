@@ -51,6 +51,7 @@ async def test_each_disk_goes_where_it_is_told_or_stays() -> None:
         await there.judge_all()
 
 
+@pytest.mark.full
 async def test_a_disk_beside_which_others_stay_can_be_given_back() -> None:
     async with world(VM, "sev") as there:
         await there.move(None, disks={TWO: SHARED})
@@ -73,6 +74,7 @@ FAULTS: dict[str, tuple[str, Fault]] = {
 
 
 @pytest.mark.parametrize(("point", "fault"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.full
 async def test_what_fails_for_one_disk_leaves_all_as_they_were(point: str, fault: Fault) -> None:
     async with world(VM, "sev", hosts=1) as there:
         host = there.lab.host("h1")

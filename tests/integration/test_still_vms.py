@@ -82,6 +82,7 @@ async def test_a_vm_that_is_off_moves_and_starts_at_the_destination() -> None:
 
 @pytest.mark.parametrize("still", [VmState.PAUSED, VmState.OFF])
 @pytest.mark.parametrize("agent", ["h1", "h2"])
+@pytest.mark.full
 async def test_an_agent_that_dies_leaves_a_vm_that_does_not_run_where_it_was(still: VmState, agent: str) -> None:
     async with world(VM, "stl") as there:
         await (there.lab.manager.pause_vm if still is VmState.PAUSED else there.lab.manager.kill_vm)(VM.name)

@@ -81,6 +81,7 @@ async def test_a_host_move_on_the_shared_datastore_has_two_files_there_and_leave
         assert list((h1.datastore_called(SHARED) / FOLDER).iterdir()) == []
 
 
+@pytest.mark.full
 async def test_a_host_move_between_local_swap_files() -> None:
     async with world(replace(VM, swap=f"host:{LOCAL}"), "swp") as there:
         h1, h2 = there.lab.hosts
@@ -92,6 +93,7 @@ async def test_a_host_move_between_local_swap_files() -> None:
         assert not (h1.datastore_called(SHARED) / FOLDER).exists()
 
 
+@pytest.mark.full
 async def test_in_a_unified_move_it_goes_where_the_first_disk_goes() -> None:
     async with world(VM, "swp") as there:
         h2 = there.lab.host("h2")
@@ -101,6 +103,7 @@ async def test_in_a_unified_move_it_goes_where_the_first_disk_goes() -> None:
         await there.judge("h2", h2.datastore_called(LOCAL) / str(VM.uuid) / "root.raw")
 
 
+@pytest.mark.full
 async def test_after_a_storage_move_it_stays_until_the_vm_moves_to_another_host() -> None:
     async with world(replace(VM, datastore=LOCAL), "swp") as there:
         h1, h2 = there.lab.hosts
