@@ -77,7 +77,7 @@ class DiskImage:
         if self.format is not DiskFormat.QCOW2:
             return False
         return "backing-filename" in json.loads(
-            self._qemu_img("info", "--output=json", "-f", str(self.format), str(self.path))
+            self._qemu_img("info", "-U", "--output=json", "-f", str(self.format), str(self.path))
         )
 
     @contextmanager
