@@ -46,7 +46,7 @@ async def one_of(there: World, *asked: Awaitable[Task]) -> Task:
 
 
 async def test_of_several_moves_in_one_moment_one_is_done() -> None:
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         manager = there.lab.manager
         away, aside = there.request("h2"), there.request(None, datastore=SHARED)
         ended = await one_of(there, *(manager.start_move(request) for request in (away, aside, away, aside)))
@@ -61,7 +61,7 @@ async def test_of_several_moves_in_one_moment_one_is_done() -> None:
 
 @full
 async def test_a_storage_move_keeps_a_move_away_off_and_the_other_way_round() -> None:
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         source, manager = there.lab.host("h1"), there.lab.manager
         for first, point, second in (
             (there.request(None, datastore=SHARED), "storage-pivoted", there.request("h2")),
@@ -91,7 +91,7 @@ COMMANDS: dict[str, Ask] = {
 
 @full
 async def test_a_vm_that_moves_is_left_alone() -> None:
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         source, manager = there.lab.host("h1"), there.lab.manager
         for request, point in (
             (there.request(None, datastore=SHARED), "storage-mirroring"),
@@ -117,7 +117,7 @@ async def test_a_vm_that_moves_is_left_alone() -> None:
 @pytest.mark.parametrize("to", ["h2", None])
 async def test_a_move_in_the_same_moment_as_another_command(name: str, to: str | None) -> None:
     """Whoever comes first is done; the other finds the VM as that left it. Nothing half-made is left."""
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         manager = there.lab.manager
         if name == "delete":
             await manager.kill_vm(VM.name)

@@ -37,7 +37,7 @@ def where(to: str | None) -> str:
 
 @WAYS
 async def test_a_file_that_is_cut_off_ends_the_move(to: str | None, point: str) -> None:
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         file = image(there)
         task = await there.fails(there.request(to, datastore=where(to)), point, lambda: os.truncate(file, 200 * MIB))
         assert f"{file.name}: the file was cut off: it has {200 * MIB} bytes, and had {256 * MIB}" in str(task.problem)
@@ -49,7 +49,7 @@ async def test_a_file_that_is_cut_off_ends_the_move(to: str | None, point: str) 
 
 async def test_an_image_whose_file_is_cut_off_ends_the_move() -> None:
     """QEMU itself reads zeroes behind the end of the file."""
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         await there.move(None, datastore=SECOND, format="qcow2")
         await there.move(None, datastore=LOCAL)
         file = image(there, "qcow2")
@@ -61,7 +61,7 @@ async def test_an_image_whose_file_is_cut_off_ends_the_move() -> None:
 
 @WAYS
 async def test_a_file_that_grows_moves_as_large_as_its_guest_sees_it(to: str | None, point: str) -> None:
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         source, manager = there.lab.host("h1"), there.lab.manager
         source.arm(point, "hold")
         task = await manager.start_move(there.request(to, datastore=where(to)))
@@ -79,7 +79,7 @@ async def test_a_file_that_grows_moves_as_large_as_its_guest_sees_it(to: str | N
 @WAYS
 async def test_a_disk_of_another_size_than_its_definition_is_refused(to: str | None, point: str) -> None:
     """A VM that was started since has the larger disk: half of it would be left behind."""
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         await there.lab.manager.kill_vm(VM.name)
         os.truncate(image(there), 320 * MIB)
         await ledger_vm.start(there.lab, VM)

@@ -58,7 +58,7 @@ async def whole_at_the_source(there: World, datastore: str, *, moves_on: str = "
 
 @RAW_OR_QCOW2
 async def test_a_destination_that_fills_up_ends_the_move(form: str) -> None:
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         destination = there.lab.host("h2")
         filler = destination.datastore / "filler"
         request = there.request("h2", format=form)
@@ -72,7 +72,7 @@ async def test_a_destination_that_fills_up_ends_the_move(form: str) -> None:
 
 @full
 async def test_a_datastore_that_fills_up_ends_a_storage_move_into_an_image() -> None:
-    async with world(VM, "flt", hosts=1) as there:
+    async with world(VM, "sft", hosts=1) as there:
         host = there.lab.host("h1")
         await there.move(None, datastore=SHARED)
         filler = host.datastore / "filler"
@@ -105,7 +105,7 @@ def place_in_file(file: Path, form: str, offset: int) -> int:
 @pytest.mark.parametrize("to", ["h2", pytest.param(None, marks=full)])
 async def test_a_sector_that_cannot_be_read_ends_the_move(form: str, to: str | None) -> None:
     """It is never taken for zeroes, nor for what it held before."""
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         source = there.lab.host("h1")
         if form == "qcow2":
             await there.move(None, datastore=SECOND, format=form)
@@ -134,7 +134,7 @@ async def test_a_sector_that_cannot_be_read_ends_the_move(form: str, to: str | N
 
 @RAW_OR_QCOW2
 async def test_a_destination_whose_datastore_is_unmounted_ends_the_move(form: str) -> None:
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         destination = there.lab.host("h2")
         store = LocalStore(there, destination)
         request = there.request("h2", format=form)
@@ -149,7 +149,7 @@ async def test_a_destination_whose_datastore_is_unmounted_ends_the_move(form: st
 @full
 @RAW_OR_QCOW2
 async def test_a_destination_whose_storage_breaks_down_ends_the_move(form: str) -> None:
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         destination = there.lab.host("h2")
         store = LocalStore(there, destination)
         request = there.request("h2", format=form)
@@ -165,7 +165,7 @@ async def test_a_destination_whose_storage_breaks_down_ends_the_move(form: str) 
 @pytest.mark.parametrize("form", ["raw", "qcow2"])
 @pytest.mark.parametrize("how", ["unmount", "break_down"])
 async def test_a_storage_move_whose_new_datastore_is_gone_is_undone(form: str, how: str) -> None:
-    async with world(VM, "flt", hosts=1) as there:
+    async with world(VM, "sft", hosts=1) as there:
         host = there.lab.host("h1")
         await there.move(None, datastore=SHARED)
         store = LocalStore(there, host)
@@ -182,7 +182,7 @@ async def test_a_storage_move_whose_new_datastore_is_gone_is_undone(form: str, h
 @full
 async def test_a_restarted_agent_undoes_a_storage_move_though_the_datastore_is_gone() -> None:
     """The guest, which stood still for the switch, goes on at once; what is in the datastore goes once that is back."""
-    async with world(VM, "flt", hosts=1) as there:
+    async with world(VM, "sft", hosts=1) as there:
         host, manager = there.lab.host("h1"), there.lab.manager
         await there.move(None, datastore=SHARED)
         store = LocalStore(there, host)
@@ -207,7 +207,7 @@ def die(store: LocalStore, host: LabHost) -> None:
 @full
 async def test_a_destination_whose_datastore_goes_after_the_last_sync_has_the_vm_all_the_same() -> None:
     """The guest runs there at once; the move ends when the datastore is back."""
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         destination, manager = there.lab.host("h2"), there.lab.manager
         store = LocalStore(there, destination)
         destination.arm("destination-committed", "hold")

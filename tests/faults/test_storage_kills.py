@@ -77,7 +77,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     [pytest.param(*it, id=name, marks=() if name == "destination-daemon" else full) for name, it in FAULTS.items()],
 )
 async def test_a_move_of_an_image_is_undone(chain: bool, fault: Fault, says: str) -> None:
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         await becomes_an_image(there, chain=chain)
         source, destination = there.lab.hosts
         request = there.request("h2", datastore=LOCAL)
@@ -90,7 +90,7 @@ async def test_a_move_of_an_image_is_undone(chain: bool, fault: Fault, says: str
 @pytest.mark.parametrize("chain", [pytest.param(False, id="image"), pytest.param(True, id="chain")])
 @pytest.mark.parametrize("kill", ["daemon", "agent"])
 async def test_a_storage_move_of_an_image_is_undone(chain: bool, kill: str) -> None:
-    async with world(VM, "flt") as there:
+    async with world(VM, "sft") as there:
         await becomes_an_image(there, chain=chain)
         source = there.lab.host("h1")
         fault = (lambda: kill_daemon(source)) if kill == "daemon" else source.kill_agent

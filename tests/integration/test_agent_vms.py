@@ -141,7 +141,7 @@ async def test_a_guest_that_powered_off_while_no_agent_was_there_is_off(host: Vm
     write_boot_disk(host.disk(vm), powers_off=True)
     await run_control.reset(instance.monitor)
     since = instance.monitor.sequence
-    host.vms.begin_move(vm.uuid, "m1")  # so that this agent leaves it as it is
+    host.vms.begin_move(vm.uuid, "m1", 1)  # so that this agent leaves it as it is
     await run_control.cont(instance.monitor)
     await instance.monitor.wait_event("SHUTDOWN", timeout=PATIENCE, since=since)
     assert host.launcher.is_there(vm.uuid) is not None
@@ -152,7 +152,7 @@ async def test_a_guest_that_powered_off_while_no_agent_was_there_is_off(host: Vm
 async def test_a_guest_that_powers_off_in_a_move_stays_until_the_move_has_ended(host: VmHost) -> None:
     vm = await host.started()
     await until_it_writes(host.disk(vm))
-    host.vms.begin_move(vm.uuid, "m1")
+    host.vms.begin_move(vm.uuid, "m1", 1)
     instance = host.vms.instance(vm.uuid)
     since = instance.monitor.sequence
     write_boot_disk(host.disk(vm), powers_off=True)
@@ -230,7 +230,7 @@ async def test_a_vm_moves_from_one_host_to_another(tmp_path: Path) -> None:
         await until_it_writes(source.disk(vm))
         destination.stores["ds"].begin_incoming(vm.uuid, "m1", DISKS)
         destination.stores["ds"].create_disk(vm.uuid, vm.disks[0])
-        source.vms.begin_move(vm.uuid, "m1")
+        source.vms.begin_move(vm.uuid, "m1", 1)
         there = await destination.vms.start_incoming(vm, "m1")
         (arriving,) = await destination.vms.statuses()
         assert (arriving.state, arriving.move_id) == (VmState.INCOMING, "m1")
@@ -239,8 +239,8 @@ async def test_a_vm_moves_from_one_host_to_another(tmp_path: Path) -> None:
         await run_control.cont(there.monitor)
         await destination.vms.take_ownership(vm, 2, runs=True)
         await destination.vms.take_ownership(vm, 2, runs=True)
-        await source.vms.give_away(vm.uuid)
-        await source.vms.give_away(vm.uuid)
+        await source.vms.give_away(vm.uuid, 1)
+        await source.vms.give_away(vm.uuid, 1)
         assert await source.vms.statuses() == []
         assert source.leftovers(vm.uuid) == []
         assert source.disk(vm).is_file()

@@ -42,6 +42,7 @@ async def test_a_disk_becomes_qcow2_and_raw_again_on_one_host() -> None:
         await there.judge("h1")
 
 
+@pytest.mark.full
 async def test_a_qcow2_disk_goes_over_the_storage_network_and_stays_in_a_host_move() -> None:
     async with world(VM, "fmt") as there:
         moved = await there.move("h2", datastore=SHARED, format=QCOW2, verify=True)

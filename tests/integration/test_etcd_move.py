@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 VM = LedgerVm(name="etcd", memory=160 * MIB, disk=256 * MIB, data=96 * MIB, ram_mib=16, rate=300)
 
 
+@pytest.mark.full
 async def test_the_vm_moves_and_a_hand_over_waits_for_etcd() -> None:
     async with world(VM, "etcd", registry="etcd") as there:
         await there.move("h2")

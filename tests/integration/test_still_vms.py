@@ -93,6 +93,7 @@ async def test_an_agent_that_dies_leaves_a_vm_that_does_not_run_where_it_was(sti
         assert await state_of(there) == ("h2", still)
 
 
+@pytest.mark.full
 async def test_a_paused_vm_that_came_back_must_be_resumed_before_it_moves_again() -> None:
     async with world(VM, "stl") as there:
         await there.lab.manager.pause_vm(VM.name)

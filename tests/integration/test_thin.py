@@ -38,6 +38,7 @@ async def moved_to(there: World, host: str, form: str) -> int:
     return allocated(image(there.lab.host(host), form))
 
 
+@pytest.mark.full
 async def test_scattered_data_takes_no_more_space_in_any_image() -> None:
     async with world(VM, "thn") as there:
         raw = image(there.lab.host("h1"), "raw")

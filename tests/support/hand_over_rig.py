@@ -349,8 +349,9 @@ class _Vms:
 
         await self._rig.act(self._host, "owns", own)
 
-    async def give_away(self, vm: UUID) -> None:
+    async def give_away(self, vm: UUID, epoch: int) -> bool:
         await self._rig.act(self._host, "gives away", lambda: self._rig.ends(self._rig.guests[self._host]))
+        return True
 
 
 class Destination:

@@ -35,6 +35,10 @@ class Arrivals:
     def definitions(self) -> list[VmDefinition]:
         return [arrival.definition for arrival in self._all.values()]
 
+    def has(self, vm: UUID) -> bool:
+        """Whether the VM is moving in."""
+        return vm in self._all
+
     async def start(self, definition: VmDefinition, move_id: str) -> Instance:
         """Start a QEMU that waits for the VM's memory; its disks are there.
 

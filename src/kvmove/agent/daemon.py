@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
@@ -40,6 +41,10 @@ log = logging.getLogger(__name__)
 SWITCH_INTERVAL = 0.0002
 """Seconds that a thread may keep the interpreter while another wants it (5 ms by default): a guest's write waits
 for the mirror's thread, and that may wait for as many others as there are streams."""
+
+WORKERS = 64
+"""Threads for blocking calls: each move has some that wait for seconds, and none may keep a guest that stands still
+waiting for a thread."""
 
 BUDGET_SHARE = 0.75
 """Of the write deadline: the dispatcher releases guests this early, so that the deadline itself never cuts a mirror."""
@@ -76,6 +81,7 @@ def _only_one(state: Path) -> Iterator[None]:
 
 async def _serve(config: AgentConfig) -> None:
     stop = asyncio.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "blocking"))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:

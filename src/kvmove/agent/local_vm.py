@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
+from kvmove.agent.qemu_state import state_of
 from kvmove.agent.vm_store import VmRecord
 from kvmove.errors import Busy
-from kvmove.model.vm import VmDefinition
+from kvmove.model.vm import VmDefinition, VmState
+from kvmove.qemu.guest_agent import trim_guest
 from kvmove.qemu.instance import Instance
+
+log = logging.getLogger(__name__)
 
 
 class LocalVm:
@@ -32,3 +37,10 @@ class LocalVm:
                 f"VM {self.definition.name} moves (move {self.move_id})",
                 hint="Wait until the move has ended, or cancel it: kvmove task cancel.",
             )
+
+
+async def trim(vm: LocalVm) -> None:
+    """New disks may hold what the guest had discarded while QEMU's mirror dropped its discards: ask it again."""
+    runs = vm.instance is not None and await state_of(vm.instance) is VmState.RUNNING
+    if runs and vm.instance is not None and (told := await trim_guest(vm.instance)):
+        log.info("VM %s: %s", vm.definition.name, told)

@@ -31,7 +31,7 @@ from kvmove.model.vm import Power
 log = logging.getLogger(__name__)
 
 EVENT_SECONDS = 0.2
-EXPECT_SECONDS = 120.0
+EXPECT_SECONDS = 3600.0
 """A move that was announced and not prepared within this is forgotten."""
 
 HOUSEKEEPING_SECONDS = 2.0
@@ -76,7 +76,7 @@ class Moves:
             move = OffMove(self._host, plan, _ticket(ticket), board)
         else:
             move = SourceMove(self._host, plan, _ticket(ticket), board)
-        self._host.vms.begin_move(plan.vm.uuid, plan.move_id)
+        self._host.vms.begin_move(plan.vm.uuid, plan.move_id, plan.epoch)
         self._boards[plan.move_id] = board
         self._outgoing[plan.move_id] = move
         self._spawn(self._run(move), f"move-{plan.move_id}")
@@ -85,6 +85,9 @@ class Moves:
     async def _run(self, move: Procedure) -> None:
         try:
             await move.run()
+        except KvmoveError as error:  # after its word: what its journal says decides, as after a restart
+            log.error("move %s is taken up again: %s", move.plan.move_id, error.detail)
+            self._take_up(self._host.outgoing.of(move.plan.move_id))
         finally:
             self._outgoing.pop(move.plan.move_id, None)
             for forgotten in self._host.outgoing.forget_old():
@@ -165,17 +168,25 @@ class Moves:
 
     def recover(self) -> None:
         """Take up every unfinished move. The VMs of this host must have been adopted before."""
+        latest = {journal.plan().vm.uuid: journal for journal in self._host.outgoing.all() if journal.has(Step.BEGAN)}
         for journal in self._host.outgoing.unfinished():
-            is_storage = journal.plan().kind is MoveKind.STORAGE
-            recovery = StorageRecovery(self._host, journal) if is_storage else MoveRecovery(self._host, journal)
-            self._boards[recovery.plan.move_id] = recovery.board
-            with contextlib.suppress(KvmoveError):
-                self._host.vms.begin_move(recovery.plan.vm.uuid, recovery.plan.move_id)
-            log.warning("taking up move %s of VM %s", recovery.plan.move_id, recovery.plan.vm.name)
-            self._spawn(recovery.run(), f"recover-{recovery.plan.move_id}")
+            if journal.path == latest[journal.plan().vm.uuid].path:
+                self._take_up(journal)
+            else:  # a later move of the VM has begun: this one had ended, and could not write so
+                log.error("move %s has ended without a word on how", journal.path.stem)
         for journal in self._host.incoming.all():
             if journal.has(Step.PREPARED):
                 self._recover_incoming(journal)
+
+    def _take_up(self, journal: MoveJournal) -> None:
+        is_storage = journal.plan().kind is MoveKind.STORAGE
+        recovery = StorageRecovery(self._host, journal) if is_storage else MoveRecovery(self._host, journal)
+        plan = recovery.plan
+        self._boards[plan.move_id] = recovery.board
+        with contextlib.suppress(KvmoveError):
+            self._host.vms.begin_move(plan.vm.uuid, plan.move_id, plan.epoch)
+        log.warning("taking up move %s of VM %s", plan.move_id, plan.vm.name)
+        self._spawn(recovery.run(), f"recover-{plan.move_id}")
 
     def _recover_incoming(self, journal: MoveJournal) -> None:
         """Also those that have ended are known still: a source that was down asks what became of its VM."""
@@ -208,7 +219,8 @@ class Moves:
     async def _look_after(self, move: IncomingMove) -> None:
         move_id = move.plan.move_id
         try:
-            if move.state is IncomingState.EXPECTED and time.monotonic() - move.since > EXPECT_SECONDS:
+            waited = time.monotonic() - move.since
+            if move.state is IncomingState.EXPECTED and waited > EXPECT_SECONDS and not move.lock.locked():
                 del self._incoming[move_id]
             elif (
                 move.state in (IncomingState.BRINGING, IncomingState.PREPARED)

@@ -69,10 +69,21 @@ class VmDisks:
                 raise Busy(f"Datastore {name} has disks of VM {definition.uuid} already", hint="Remove them first.")
 
     def make(self, definition: VmDefinition) -> None:
-        """New, empty disks. After an error some may be there; `delete` them."""
+        """New, empty disks. After an error there is none that was made here; what was there before is left alone."""
+        made: list[Datastore] = []
+        try:
+            self._make(definition, made)
+        except BaseException:
+            for store in made:
+                store.delete_vm(definition.uuid)
+            raise
+
+    def _make(self, definition: VmDefinition, made: list[Datastore]) -> None:
         for disk in definition.disks:
             store = self._datastore(disk.datastore)
             store.create_disk(definition.uuid, disk)
+            if store not in made:
+                made.append(store)
             if store.is_of_devices:  # what another VM left there is not for this one to read
                 with store.open_target(definition.uuid, disk) as target:
                     target.write_zeroes(0, target.size)

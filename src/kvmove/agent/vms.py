@@ -24,7 +24,7 @@ from uuid import UUID
 
 from kvmove.agent.arrivals import Arrivals
 from kvmove.agent.launcher import Launcher
-from kvmove.agent.local_vm import LocalVm
+from kvmove.agent.local_vm import LocalVm, trim
 from kvmove.agent.ownership_guard import require_owner, require_right_to_run
 from kvmove.agent.qemu_state import state_of
 from kvmove.agent.vm_store import VmRecord, VmStore
@@ -32,7 +32,6 @@ from kvmove.errors import Busy, CheckFailed, KvmoveError, NotFound, Unreachable
 from kvmove.model.image import DiskImage
 from kvmove.model.vm import Power, VmDefinition, VmState, VmStatus
 from kvmove.qemu import run_control
-from kvmove.qemu.guest_agent import trim_guest
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.monitor import Event
 from kvmove.registry.interface import Registry
@@ -129,14 +128,18 @@ class VmManager:
         await asyncio.to_thread(self._launcher.swap_files.require_room, definition)
         await asyncio.to_thread(self._launcher.disks.require_none, definition)
         vm = self._vms[definition.uuid] = LocalVm(VmRecord(definition=definition))
+        made = False
         async with vm.lock:
             try:
                 await self._keep(vm)  # from here on a restart undoes what is half done
                 await asyncio.to_thread(self._launcher.disks.make, definition)
+                made = True
                 owned = await self._registry.claim(definition.uuid, self._name)
                 await self._keep(vm, epoch=owned.epoch)
             except BaseException:
-                await self._undo_definition(definition)
+                if made:  # else what lies there is somebody else's
+                    await asyncio.to_thread(self._launcher.disks.delete, definition)
+                await self._forget(definition.uuid)
                 raise
         return await self._status(vm)
 
@@ -293,12 +296,15 @@ class VmManager:
             raise Unreachable(f"QEMU (pid {pid}) of VM {self._find(vm).definition.name} does not answer")
         return instance
 
-    def begin_move(self, vm: UUID, move_id: str) -> None:
-        """Keep others off the VM while it moves. A guest that powers off stays in its QEMU until `end_move`.
+    def begin_move(self, vm: UUID, move_id: str, epoch: int) -> None:
+        """Keep others off the VM, which is here under `epoch`, while it moves. A guest that powers off stays in its
+        QEMU until `end_move`.
 
-        :raise Busy: it moves already, or is being started, stopped or deleted.
+        :raise Busy: it moves already, is being started, stopped or deleted, or is here under another epoch.
         """
         found = self._find(vm)
+        if found.record.epoch != epoch:
+            raise Busy(f"VM {found.definition.name} has been moved since this move was planned", hint="Plan it anew.")
         found.require_no_move()
         if found.lock.locked():
             raise Busy(f"VM {found.definition.name} is being started, stopped or deleted", hint="Try again.")
@@ -316,7 +322,7 @@ class VmManager:
         """The VM's disks lie where `definition` says from now on, durably. Repeating it changes nothing."""
         found = self._find(definition.uuid)
         await self._keep(found, definition=definition)
-        self._spawn(self._trim(found))
+        self._spawn(trim(found))
 
     async def start_incoming(self, definition: VmDefinition, move_id: str) -> Instance:
         """Start a QEMU that waits for the VM's memory; its disks are there. Undone by `discard_incoming`.
@@ -344,8 +350,7 @@ class VmManager:
         await self._arrivals.discard(vm)
 
     async def take_ownership(self, definition: VmDefinition, epoch: int, *, runs: bool) -> None:
-        """The VM that moved in is this host's own from now on, durably; `runs`: it has a QEMU. Repeating it changes
-        nothing."""
+        """The VM that moved in is this host's own, durably; `runs`: it has a QEMU. Repeating it changes nothing."""
         accelerator = self._launcher.accelerator_for(definition)
         record = VmRecord(definition=definition, epoch=epoch, runs=runs, accelerator=accelerator)
         vm = self._vms.get(definition.uuid) or LocalVm(record)
@@ -356,25 +361,23 @@ class VmManager:
         if instance is not None:
             self._attach(vm, instance)
             await self._clear_if_powered_off(vm)
-            self._spawn(self._trim(vm))
+            self._spawn(trim(vm))
 
-    async def _trim(self, vm: LocalVm) -> None:
-        """New disks may hold what the guest had discarded while QEMU's mirror dropped its discards: ask it again."""
-        runs = vm.instance is not None and await state_of(vm.instance) is VmState.RUNNING
-        if runs and vm.instance is not None and (told := await trim_guest(vm.instance)):
-            log.info("VM %s: %s", vm.definition.name, told)
+    async def give_away(self, vm: UUID, epoch: int) -> bool:
+        """The VM, which was here under `epoch`, is elsewhere: end its paused QEMU and forget it, durably; its disks are
+        not touched. False, and nothing is done: it has come back since, or is about to. Repeating it changes nothing.
 
-    async def give_away(self, vm: UUID) -> None:
-        """The VM runs elsewhere: end its paused QEMU here and forget it, durably. Its disks are not touched.
-
-        Repeating it changes nothing. :raise Unreachable: QEMU does not end; the VM is remembered still.
+        :raise Unreachable: QEMU does not end; the VM is remembered still.
         """
         found = self._vms.get(vm)
+        if self._arrivals.has(vm) or (found is not None and found.record.epoch > epoch):
+            return False
         if found is None:
             await self._launcher.clear(vm, None)
         else:
             await self._end_qemu(found)
         await self._forget(vm)
+        return True
 
     # -- a QEMU's life -----------------------------------------------------------------------------------------------
 
@@ -473,14 +476,13 @@ class VmManager:
         await asyncio.to_thread(self._store.remove, vm)
         self._vms.pop(vm, None)
 
-    async def _undo_definition(self, definition: VmDefinition) -> None:
-        """Disks and record go; a claim may be left at the registry, where the next `define` finds it."""
-        await asyncio.to_thread(self._launcher.disks.delete, definition)
-        await self._forget(definition.uuid)
-
     async def _undo_definition_after_restart(self, definition: VmDefinition) -> None:
+        """Disks and record go; only the record if another host has the VM by now, and the disks with it."""
         try:
-            await self._undo_definition(definition)
+            owned = await self._registry.get(definition.uuid)
+            if owned is None or owned.owner == self._name:
+                await asyncio.to_thread(self._launcher.disks.delete, definition)
+            await self._forget(definition.uuid)
         except KvmoveError as error:
             log.error("VM %s was half defined and cannot be removed: %s", definition.name, error.detail)
 

@@ -67,7 +67,9 @@ def commit(root: Folder, store: Path, base: BaseImage, below: BaseImage | None, 
         if below is not None and base.format is not DiskFormat.RAW:
             qcow2.rebase_unsafe(store / FOLDER / name, Layer(path_of(store, below), below.format))
         folder.sync_file(name)
-        if not folder.has(_name(base)):
+        if folder.has(_name(base)):  # another move was faster
+            folder.remove(name)
+        else:
             folder.rename(name, folder, _name(base))
 
 

@@ -29,7 +29,7 @@ from kvmove.migration.host_parts import HostParts
 from kvmove.migration.move_board import MoveBoard
 from kvmove.model.image import BackingImage, BaseImage
 from kvmove.model.move import DiskPlacement, MovePlan
-from kvmove.model.vm import DiskDefinition
+from kvmove.model.vm import DiskDefinition, DiskFormat
 from kvmove.mover.disk_move import DiskMove, MovingDisk
 from kvmove.units import format_size
 
@@ -47,9 +47,9 @@ class Bring(NamedTuple):
     below: BaseImage | None
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Two disks may rest on one image of one datastore."""
-        return self.placement.destination_datastore, self.base.digest
+    def key(self) -> str:
+        """What is the same image: two disks may rest on one. Datastores and formats keep their own."""
+        return f"{self.placement.destination_datastore}/{self.base.digest}.{self.base.format}"
 
 
 class SourceBases:
@@ -59,7 +59,7 @@ class SourceBases:
         self.bases: dict[str, tuple[BaseImage, ...]] = {}
         self._host = host
         self._plan = plan
-        self._files: dict[str, Path] = {}
+        self._files: dict[tuple[str, DiskFormat], Path] = {}
 
     async def find(self) -> None:
         """:raise KvmoveError: one cannot be read."""
@@ -82,15 +82,17 @@ class SourceBases:
             )
             digest = await image_digest(self._host.run, disk, path)
         base = BaseImage(digest=digest, format=backing.format, size=backing.size)
-        self._files.setdefault(digest, path)
+        self._files.setdefault((digest, backing.format), path)
         return base
 
     def open(self, brought: Sequence[Bring], release: ExitStack) -> list[MovingDisk]:
         """The files of those images, to be read."""
         return [
             MovingDisk(
-                release.enter_context(RawFile(self._files[it.base.digest])),
-                frozenset({f"source:{it.placement.source_datastore}", f"destination:{it.key[0]}"}),
+                release.enter_context(RawFile(self._files[it.base.digest, it.base.format])),
+                frozenset(
+                    {f"source:{it.placement.source_datastore}", f"destination:{it.placement.destination_datastore}"}
+                ),
             )
             for it in brought
         ]
@@ -111,7 +113,7 @@ class NewBases:
 
     def all(self) -> list[Bring]:
         """Every image, once for each datastore, lower ones first."""
-        found: dict[tuple[str, str], Bring] = {}
+        found: dict[str, Bring] = {}
         for placement in self._plan.disks:
             below = None
             for base in self._bases.get(placement.name, ()):

@@ -16,6 +16,7 @@ from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.failpoints import reach
 from kvmove.migration.disk_images import image_digest
 from kvmove.migration.host_parts import HostParts
+from kvmove.migration.journal import Step
 from kvmove.migration.move_board import MoveBoard
 from kvmove.model.move import MovePlan, Phase
 from kvmove.model.ownership import Ownership
@@ -51,9 +52,9 @@ async def give_away(
             await reach("source-cleaning-up")
             await clean_up(host, plan, destination, board)
             break
-        except KvmoveError as error:
-            log.error("move %s: the source is not clean yet: %s", plan.move_id, error.detail)
-            board.message = f"something is left at the source: {error.detail}"
+        except (KvmoveError, OSError) as error:
+            log.error("move %s: the source is not clean yet: %s", plan.move_id, error)
+            board.message = f"something is left at the source: {error}"
             await asyncio.sleep(RETRY_SECONDS)
     if not guest_ended:
         board.ended(Phase.COMPLETED, info)
@@ -69,18 +70,29 @@ async def give_away(
 
 
 async def clean_up(host: HostParts, plan: MovePlan, destination: AgentClient, board: MoveBoard) -> None:
-    """The VM runs at the destination: end the paused QEMU here, compare the disks if asked, put them aside."""
-    await host.vms.give_away(plan.vm.uuid)
+    """The VM runs at the destination: end the paused QEMU here, compare the disks if asked, put them aside.
+
+    Nothing is done to a VM that has come back meanwhile, nor twice to a datastore: other disks of the same names may
+    lie there by then.
+    """
+    if not await host.vms.give_away(plan.vm.uuid, plan.epoch):
+        log.warning("VM %s is back here already; nothing is cleaned up after move %s", plan.vm.name, plan.move_id)
+        return
     if plan.verify:
         here, there = await asyncio.gather(_own_digests(host, plan), _their_digests(plan, destination))
         board.digests(here, there)
+    journal = host.outgoing.of(plan.move_id)
+    done = list(journal.steps.get(Step.PUT_ASIDE, {}).get("datastores", ()))
     for name, disks in plan.disks_of(lambda disk: disk.source_datastore).items():
         try:
-            leaving = leaving_disks(plan, disks)
-            await asyncio.to_thread(host.datastores[name].quarantine, plan.vm.uuid, plan.move_id, leaving)
-        except KvmoveError as error:
-            log.error("the old disks of VM %s stay where they are: %s", plan.vm.name, error.detail)
-            board.message = f"the old disks stay at the source: {error.detail}"
+            if name not in done:
+                leaving = leaving_disks(plan, disks)
+                await asyncio.to_thread(host.datastores[name].quarantine, plan.vm.uuid, plan.move_id, leaving)
+                done.append(name)
+                journal.write(Step.PUT_ASIDE, {"datastores": done})
+        except (KvmoveError, OSError) as error:
+            log.error("the old disks of VM %s stay where they are: %s", plan.vm.name, error)
+            board.message = f"the old disks stay at the source: {error}"
 
 
 def leaving_disks(plan: MovePlan, disks: Iterable[str]) -> Leaving:
@@ -96,7 +108,10 @@ async def _own_digests(host: HostParts, plan: MovePlan) -> dict[str, str]:
     for disk in plan.disks:
         path = host.datastores[disk.source_datastore].disk_path(plan.vm.uuid, plan.old_disk(disk))
         if path.exists():
-            digests[disk.name] = await image_digest(host.run, plan.old_disk(disk), path)
+            try:
+                digests[disk.name] = await image_digest(host.run, plan.old_disk(disk), path)
+            except KvmoveError as error:
+                log.error("no digest of %s: %s", path, error.detail)
     return digests
 
 

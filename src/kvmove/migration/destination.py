@@ -112,8 +112,8 @@ class IncomingMove:
         return f"the destination's QEMU has ended{f', after {why}' if why else ''}"
 
     async def bring(self, bases: Bases) -> dict[str, Any]:
-        """Take the images below the disks, before `prepare`. The answer's `wanted` are the digests of those to send, in
-        that order; the others are here.
+        """Take the images below the disks, before `prepare`. The answer's `wanted` are the keys (see `bases.Bring`) of
+        those to send, in that order; the others are here.
 
         :raise KvmoveError: it cannot be done; nothing of it is left.
         """

@@ -14,10 +14,12 @@ Deliberately not here: making the images (datastore), and what is written into t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import ParamSpec
+from uuid import uuid4
 
 from kvmove.disk.datastore import Datastore
 from kvmove.disk.digest import content_digest
@@ -128,6 +130,14 @@ class TargetImages:
         for disk in self.disks:
             await asyncio.to_thread(disk.close)
 
+    async def give_up(self) -> None:
+        """Let go of all before what was written is thrown away. What is dirty in this host's page cache goes to the
+        storage now, and not later over what somebody else has written to the same device."""
+        for disk in self.disks:
+            with contextlib.suppress(KvmoveError):
+                await asyncio.to_thread(disk.sync)
+        await self.close()
+
     async def close(self) -> None:
         """Let go of all, sealed or not."""
         await self._let_go()
@@ -160,9 +170,8 @@ async def image_digest(run: Path, disk: DiskDefinition, image: Path) -> str:
     """
     if disk.format is DiskFormat.RAW:
         return await asyncio.to_thread(_raw_digest, disk, image)
-    daemon = await StorageDaemon.start(
-        disk, image, run / f"digest-{image.parent.name[:8]}-{disk.name}.sock", writable=False
-    )
+    socket = run / f"digest-{uuid4().hex}.sock"  # two moves may read images of one name at a time
+    daemon = await StorageDaemon.start(disk, image, socket, writable=False)
     try:
         with NbdSource(image, daemon.socket, disk.name) as source:
             return await asyncio.to_thread(content_digest, source)

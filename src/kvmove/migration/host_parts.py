@@ -47,10 +47,10 @@ class LocalVms(Protocol):
         :raise Unreachable: it lives and does not answer yet.
         """
 
-    def begin_move(self, vm: UUID, move_id: str) -> None:
-        """Keep others off the VM while it moves.
+    def begin_move(self, vm: UUID, move_id: str, epoch: int) -> None:
+        """Keep others off the VM, which is here under `epoch`, while it moves.
 
-        :raise Busy: it moves already.
+        :raise Busy: it moves already, or is here under another epoch.
         """
 
     def end_move(self, vm: UUID, epoch: int) -> None:
@@ -71,8 +71,9 @@ class LocalVms(Protocol):
     async def take_ownership(self, definition: VmDefinition, epoch: int, *, runs: bool) -> None:
         """The incoming VM is this host's own from now on, durably; `runs`: it has a QEMU."""
 
-    async def give_away(self, vm: UUID) -> None:
-        """The VM runs elsewhere: end its paused QEMU here and forget it, durably. Its disks are not touched."""
+    async def give_away(self, vm: UUID, epoch: int) -> bool:
+        """The VM, which this host had under `epoch`, is elsewhere: end its paused QEMU here and forget it, durably. Its
+        disks are not touched. False, and nothing is done: it has come back, or is about to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,8 @@ class IncomingDisks:
         return self._receiver.applied_bytes if self._receiver is not None else 0
 
     async def bring(self, bases: Mapping[str, Sequence[BaseImage]]) -> list[str]:
-        """The images below the disks are going to come, unless they are here: those whose digests are returned, in
-        that order.
+        """The images below the disks are going to come, unless they are here: those whose keys are returned, in that
+        order.
 
         :raise KvmoveError: one cannot be made; `discard` what is there.
         """
@@ -62,7 +62,7 @@ class IncomingDisks:
         await self._bases.make(wanted)
         targets = [] if self._plan.over_storage else self._bases.open(wanted, self._open_bases)
         self._receiver = DiskReceiver(list(targets))
-        return [it.base.digest for it in wanted]
+        return [it.key for it in wanted]
 
     async def _take_bases(self) -> None:
         """What was to come has come."""

@@ -15,6 +15,7 @@ written here. Deliberately not here: what to do about an unfinished move (recove
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ class Step(StrEnum):
     PREPARED = "prepared"
     CONT_INTENT = "cont-intent"
     GIVING_BACK = "giving-back"
+    PUT_ASIDE = "put-aside"
     ENDED = "ended"
 
 
@@ -77,7 +79,9 @@ class MoveJournal:
         line = json.dumps({"step": step, "facts": facts}, separators=(",", ":")).encode() + b"\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, b"\n" + line)  # a torn line before this one stays alone
+            entry = b"\n" + line  # a torn line before this one stays alone
+            if os.write(descriptor, entry) != len(entry):  # so it is when the file system has become full
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             if durable:
                 os.fdatasync(descriptor)
         finally:

@@ -135,9 +135,9 @@ class NewDisks:
                 await self._take(instance if instance is not None and instance.process.is_alive() else None)
                 board.message = ""
                 return
-            except KvmoveError as error:
-                log.error("move %s is not cleaned up yet: %s", self._plan.move_id, error.detail)
-                board.message = f"something is left of the old disks: {error.detail}"
+            except (KvmoveError, OSError) as error:
+                log.error("move %s is not cleaned up yet: %s", self._plan.move_id, error)
+                board.message = f"something is left of the old disks: {error}"
                 await pause()
 
     async def _take(self, instance: Instance | None) -> None:

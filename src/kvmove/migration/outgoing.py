@@ -63,6 +63,7 @@ class OutgoingMove(Procedure):
         self._dialer = Dialer(plan.move_id, ticket, context, Identity(Role.AGENT, plan.destination.name).dns_name)
         self._record = record_before(plan)
         self._info: MigrationInfo | None = None
+        self._is_back = False
         self._disks: DiskMove
         self._targets: TargetImages | None = None
 
@@ -85,6 +86,7 @@ class OutgoingMove(Procedure):
 
     async def _stay(self, record: Ownership) -> None:
         """:raise KvmoveError: always: the move failed."""
+        self._is_back = True
         await stay(self._host, self.plan, self._watch.instance, record)
         await self._tell_destination()
         raise MoveFailed(
@@ -93,7 +95,13 @@ class OutgoingMove(Procedure):
         )
 
     async def _failed(self, error: KvmoveError) -> None:
-        """The VM is the source's: end the move as failed, or as the VM's own end."""
+        """The VM is the source's: end the move as failed, or as the VM's own end.
+
+        :raise KvmoveError: it may be the destination's, by a defect of ours: the move stays unfinished, and is taken up
+            by what its journal says. To let the guest go on here could let it run twice.
+        """
+        if self._yielded and not self._is_back:
+            raise error
         if not self._watch.vm_lives():
             error = vm_lost(self.plan)
         self.board.failing(error, instead=isinstance(error, VmLost))
@@ -110,8 +118,7 @@ class OutgoingMove(Procedure):
     # Preparing.
 
     async def _prepare(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
-        await self._require_power()
-        self._journal.write(Step.BEGAN, {"plan": self.plan.model_dump(mode="json")})
+        await self._begin()
         begun = record_under_way(self.plan)
         undo.push_async_callback(quietly, self._abort_ownership, begun)
         await self._host.registry.swap(self._record, begun)
@@ -120,7 +127,7 @@ class OutgoingMove(Procedure):
         await self._bring_bases()
         await self._destination.prepare_incoming(self.plan.move_id, {})
         self._watch.destination_is_ready = True
-        self._disks = await self._disk_move(release)
+        self._disks = await self._disk_move(undo, release)
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
         undo.push_async_callback(asyncio.to_thread, self._disks.stop)  # before the disks are anybody else's
         self._watch.disks = self._disks
@@ -137,7 +144,7 @@ class OutgoingMove(Procedure):
             return
         answer = await self._destination.bring_incoming(self.plan.move_id, Bases(bases=source.bases))
         new = NewBases(self.plan, source.bases, self._reached)
-        wanted = [it for it in new.all() if it.base.digest in answer["wanted"]]
+        wanted = [it for it in new.all() if it.key in answer["wanted"]]
         with ExitStack() as release:
             disks = source.open(wanted, release)
             if self.plan.over_storage:
@@ -148,15 +155,16 @@ class OutgoingMove(Procedure):
                 move = DiskMove(disks, self.plan.routes, self._dial_disk, self._host.mover)
             await copy_cold(move, self.board)
 
-    async def _require_power(self) -> None:
+    async def _begin(self) -> None:
         """:raise CheckFailed: the VM is not as it was when the move was planned; nothing was changed."""
         try:
             await require_power(self._host, self.plan)
-        except CheckFailed:
+            self._journal.write(Step.BEGAN, {"plan": self.plan.model_dump(mode="json")})
+        except BaseException:
             self._host.vms.end_move(self.plan.vm.uuid, self.plan.epoch)
             raise
 
-    async def _disk_move(self, release: AsyncExitStack) -> DiskMove:
+    async def _disk_move(self, undo: AsyncExitStack, release: AsyncExitStack) -> DiskMove:
         """To the destination's agent over the migration NICs, or straight into the disks that it has made."""
         sources = SourceImages(self._host, self.plan, self._watch.instance)
         release.push_async_callback(sources.close)
@@ -166,6 +174,7 @@ class OutgoingMove(Procedure):
             return DiskMove(disks, self.plan.routes, self._dial_disk, self._host.mover)
         targets = self._targets = TargetImages(self._host, self.plan, self._reached)
         release.push_async_callback(targets.close)
+        undo.push_async_callback(quietly, targets.give_up)  # before the disks are anybody else's
         await targets.open()
         offloads = [Offload(source, target) for source, target in zip(sources.disks, targets.disks, strict=True)]
         return DiskMove.within_host(disks, offloads, self._host.mover)

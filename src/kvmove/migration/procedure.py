@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 COPY_LOOK_SECONDS = 10.0
+WRITE_AGAIN_SECONDS = 1.0
 
 
 class Procedure(ABC):
@@ -59,9 +60,19 @@ class Procedure(ABC):
                 self.board.ended(Phase.ABORTED)
             raise
         finally:
-            if self.board.status().outcome is not None:
-                self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
             await self._close()
+            if self.board.status().outcome is not None:
+                await self._write_end()
+
+    async def _write_end(self) -> None:
+        """However long the journal cannot be written: an end that is not in it would be undone one day."""
+        while True:
+            try:
+                self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
+                return
+            except OSError as error:
+                log.error("the end of move %s cannot be written: %s", self.plan.move_id, error)
+                await asyncio.sleep(WRITE_AGAIN_SECONDS)
 
     @abstractmethod
     async def _carry_out(self) -> None:

@@ -121,6 +121,7 @@ class StorageMove(Procedure):
         await self._new.make()
         release.push_async_callback(self._targets.close)
         release.push_async_callback(self._sources.close)
+        undo.push_async_callback(quietly, self._targets.give_up)  # before the disks are anybody else's
         await self._targets.open()
         await self._sources.open()
         sources, targets = self._sources.disks, self._targets.disks
@@ -160,7 +161,7 @@ class StorageMove(Procedure):
     async def _switch(self, instance: Instance, mirrors: DiskMirrors, undo: AsyncExitStack, timing: Timing) -> None:
         """:raise KvmoveError: the old disks are the VM's still, and hold everything."""
         if self.plan.power is Power.RUNNING:
-            undo.push_async_callback(quietly, run_control.cont, instance.monitor)
+            undo.push_async_callback(quietly, self._let_old_disks_run, instance)
             await run_control.stop(instance.monitor)
         timing.mark("stop")
         await self._settle()
@@ -183,6 +184,17 @@ class StorageMove(Procedure):
         if not await asyncio.to_thread(self._disks.wait_settled, DRAIN_SECONDS):
             raise MoveFailed(f"The last disk writes could not be delivered within {DRAIN_SECONDS:.0f} s.")
 
+    async def _let_old_disks_run(self, instance: Instance) -> None:
+        """Undo of the stop. A guest whose disk is on a new image still, because switching back was broken off, stands
+        still until the agent's next start has done it: what it wrote there would be deleted.
+
+        :raise KvmoveError: QEMU does not answer, or it is so.
+        """
+        for pivot in self._pivots():
+            if await pivot.settle():
+                raise MoveFailed(f"the guest stands still: {pivot.file} is in use and is to be given up")
+        await run_control.cont(instance.monitor)
+
     async def _switch_back(self) -> None:
         for pivot in self._pivots():
             await pivot.switch_back()
@@ -198,6 +210,13 @@ class StorageMove(Procedure):
         await self._discard()
         if self._new.are_there():
             raise MoveFailed("the new disks cannot be deleted")
+
+    async def _take_word_back(self) -> None:
+        """:raise KvmoveError: QEMU uses a new disk, or one is there still."""
+        for pivot in self._pivots():
+            await pivot.switch_back()
+            await pivot.abandon()
+        await self._discard_all()
 
     async def _surely(self, undo: Callable[[], Awaitable[None]]) -> None:
         """An undo that the later ones build on: it is tried until it is done, or there is no QEMU to undo it in."""
@@ -225,8 +244,5 @@ class StorageMove(Procedure):
         try:
             self._journal.write(Step.YIELDED, {})
         except OSError as error:
-            for pivot in self._pivots():
-                await pivot.switch_back()
-                await pivot.abandon()
-            await self._surely(self._discard_all)
+            await self._surely(self._take_word_back)
             raise MoveFailed(f"The agent's journal cannot be written: {error}.") from error

@@ -190,7 +190,7 @@ async def decide(
     the two happens. If the commit happened, the destination is asked until it says what became of the guest there, or
     until the registry says that it gave the VM back or has moved it on.
     """
-    moving, committed = record_under_way(plan), record_committed(plan)
+    committed = record_committed(plan)
     if ask:
         try:
             answer = await destination.take_over_incoming(plan.move_id, {}, timeout=TAKE_OVER_SECONDS)
@@ -201,7 +201,7 @@ async def decide(
             reason = error.detail
         log.warning("move %s: the hand-over was not answered: %s", plan.move_id, reason)
         in_doubt(reason)
-    stored = await swap_until_known(host.registry, moving, ownership.abort(moving, plan.move_id), pause)
+    stored = await _abort_or_read(plan, host, in_doubt)
     while stored is None or stored.owner != host.name:
         if stored is not None and stored != committed and stored.epoch >= committed.epoch:
             return Decision(committed)  # nobody else can change it but a destination that ran it
@@ -212,6 +212,19 @@ async def decide(
         with contextlib.suppress(KvmoveError):
             stored = await host.registry.get(plan.vm.uuid)
     return Decision(stored)
+
+
+async def _abort_or_read(plan: MovePlan, host: HostParts, in_doubt: Callable[[str], None]) -> Ownership | None:
+    """The record once it is another than that of the move under way. A registry that refuses to be asked, say because
+    this host's certificate has run out, has not said anything about the VM."""
+    moving = record_under_way(plan)
+    while True:
+        try:
+            return await swap_until_known(host.registry, moving, ownership.abort(moving, plan.move_id), pause)
+        except KvmoveError as error:
+            log.error("move %s: the registry cannot be asked: %s", plan.move_id, error.detail)
+            in_doubt(f"the registry cannot be asked: {error.detail}")
+            await pause()
 
 
 def _guest_ended(answer: Mapping[str, Any]) -> bool | None:

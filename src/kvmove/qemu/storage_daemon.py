@@ -105,7 +105,7 @@ class StorageDaemon:
         """It writes its pidfile when it serves (storage-daemon/qemu-storage-daemon.c, main)."""
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         while self._process.is_alive():
-            if _pidfile(self.socket).exists():
+            if _serving(self.socket) == self._process.pid:
                 return
             if asyncio.get_running_loop().time() > deadline:
                 raise Unreachable(f"the storage daemon of {self.image} does not come up")
@@ -144,6 +144,14 @@ def _log(socket: Path) -> Path:
 
 def _pidfile(socket: Path) -> Path:
     return socket.with_name(f"{socket.name}.pid")
+
+
+def _serving(socket: Path) -> int | None:
+    """The daemon that serves there by its own word; None while none does."""
+    try:
+        return int(_pidfile(socket).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _remove_files(socket: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from kvmove.agent.vm_disks import VmDisks
 from kvmove.disk import qcow2
 from kvmove.disk.datastore import Datastore
-from kvmove.errors import Busy, CheckFailed, NotFound
+from kvmove.errors import Busy, CheckFailed, KvmoveError, NotFound
 from kvmove.model.vm import DiskDefinition, DiskFormat, VmDefinition
 from kvmove.units import MIB
 from tests.support.samples import WEB1
@@ -87,3 +87,14 @@ def test_disks_that_lie_there_already_are_not_taken_for_new_ones(stores: dict[st
 def test_an_unknown_datastore_is_said_with_those_that_are_known(stores: dict[str, Datastore]) -> None:
     with pytest.raises(NotFound, match="no datastore fast; it has slow"):
         VmDisks({"slow": stores["slow"]}).make(TWO_STORES)
+
+
+def test_disks_that_another_host_has_made_survive_a_definition_that_fails(stores: dict[str, Datastore]) -> None:
+    """Both hosts define one VM at a time, on datastores that they share."""
+    disks = VmDisks(stores)
+    theirs = TWO_STORES.model_copy(update={"disks": TWO_STORES.disks[1:]})
+    disks.make(theirs)
+    with pytest.raises(KvmoveError):
+        disks.make(TWO_STORES)
+    assert stores["fast"].vms() == []
+    assert disks.files(theirs, incoming=False)["data"].exists()

@@ -88,12 +88,37 @@ async def test_a_definition_cut_short_is_undone_by_the_next_start_of_the_agent(
 
     with monkeypatch.context() as patch:
         patch.setattr(host.registry, "claim", die)
-        patch.setattr(host.vms, "_undo_definition", no_undo)
+        patch.setattr("kvmove.agent.vm_disks.VmDisks.delete", lambda *whatever: None)
+        patch.setattr(host.vms, "_forget", no_undo)
         with pytest.raises(KeyboardInterrupt):
             await host.vms.define(vm)
     assert host.stores["ds"].vms() == [vm.uuid]
     await host.restart()
     assert host.stores["ds"].vms() == []
+    assert await host.vms.statuses() == []
+
+
+async def test_a_definition_cut_short_is_forgotten_where_another_host_has_the_vm_by_now(
+    host: VmHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disks, on a datastore that both share, are the other host's."""
+    vm = definition()
+
+    async def die(*whatever: object) -> None:
+        raise KeyboardInterrupt
+
+    async def no_undo(*whatever: object) -> None:
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.registry, "claim", die)
+        patch.setattr("kvmove.agent.vm_disks.VmDisks.delete", lambda *whatever: None)
+        patch.setattr(host.vms, "_forget", no_undo)
+        with pytest.raises(KeyboardInterrupt):
+            await host.vms.define(vm)
+    await host.registry.claim(vm.uuid, "elsewhere")
+    await host.restart()
+    assert host.stores["ds"].vms() == [vm.uuid]
     assert await host.vms.statuses() == []
 
 
@@ -148,12 +173,12 @@ async def test_without_the_registry_nothing_is_started(host: VmHost) -> None:
 async def test_a_vm_that_moves_is_left_alone_by_everyone_else(host: VmHost) -> None:
     vm = definition()
     await host.vms.define(vm)
-    host.vms.begin_move(vm.uuid, "m1")
+    host.vms.begin_move(vm.uuid, "m1", 1)
     for ask in (host.vms.start, host.vms.stop, host.vms.kill, host.vms.delete):
         with pytest.raises(Busy, match="moves"):
             await ask(vm.uuid)
     with pytest.raises(Busy, match="moves"):
-        host.vms.begin_move(vm.uuid, "m2")
+        host.vms.begin_move(vm.uuid, "m2", 1)
     assert (await host.vms.status(vm.uuid)).move_id == "m1"
     host.vms.end_move(vm.uuid, 2)
     assert ((await host.vms.status(vm.uuid)).epoch, (await host.vms.status(vm.uuid)).move_id) == (2, None)
@@ -181,7 +206,7 @@ async def test_a_vm_that_nobody_knows_is_not_found(host: VmHost) -> None:
 
 async def test_discarding_and_giving_away_what_is_not_there_is_fine(host: VmHost) -> None:
     await host.vms.discard_incoming(uuid4())
-    await host.vms.give_away(uuid4())
+    await host.vms.give_away(uuid4(), 1)
 
 
 async def test_a_vm_of_this_host_is_not_discarded_as_an_arrival(host: VmHost) -> None:

@@ -1,5 +1,6 @@
 """What must be true before QEMU is switched to the new disks of a storage move."""
 
+import asyncio
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import Any, cast
@@ -38,11 +39,19 @@ class Pivot:
     def __init__(self, said: list[str]) -> None:
         self.said = said
 
+        self.is_switched = False
+        self.file = "new"
+
+    async def settle(self) -> bool:
+        return self.is_switched
+
     async def switch(self) -> None:
         self.said.append("switch")
+        self.is_switched = True
 
     async def switch_back(self) -> None:
         self.said.append("switch back")
+        self.is_switched = False
 
 
 @pytest.fixture
@@ -70,8 +79,9 @@ def move(said: list[str], settles: int) -> StorageMove:
     journal = SimpleNamespace(write=lambda step, facts: said.append(str(step)))
     host = SimpleNamespace(vms=vms, outgoing=SimpleNamespace(of=lambda move_id: journal), datastores={})
     made = StorageMove(cast("HostParts", host), plan, MoveBoard(plan))
+    pivot = Pivot(said)
     vars(made).update(
-        _disks=Disks(settles), _new=SimpleNamespace(pivots=lambda _: [Pivot(said)])
+        _disks=Disks(settles), _new=SimpleNamespace(pivots=lambda _: [pivot])
     )  # fmt: skip
     return made
 
@@ -110,3 +120,17 @@ async def test_a_cancel_in_the_stun_goes_back_to_the_old_disks_before_the_guest_
     with pytest.raises(Exception, match="cancelled"):
         await switch(made)
     assert said == ["stop", "switch", "switch back", "cont"]
+
+
+async def test_a_guest_on_a_new_disk_is_not_let_run_when_switching_back_was_broken_off(said: list[str]) -> None:
+    """What it wrote there would be deleted by the agent's next start."""
+    made = move(said, settles=2)
+
+    async def broken_off() -> None:
+        raise asyncio.CancelledError
+
+    vars(made)["_switch_back"] = broken_off
+    assert made.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await switch(made)
+    assert said == ["stop", "switch"]
