@@ -8,7 +8,7 @@ import pytest
 
 from kvmove.errors import Busy, CheckFailed, NotFound, Unreachable
 from kvmove.model.ownership import Ownership
-from kvmove.model.vm import VmState
+from kvmove.model.vm import VmDefinition, VmState
 from kvmove.registry import ownership
 from tests.support.boot_guest import DISK_SIZE
 from tests.support.vm_host import HOST, VmHost, definition, vm_host
@@ -75,9 +75,8 @@ async def test_a_definition_for_kvm_is_refused_where_there_is_none(host: VmHost)
         await host.vms.define(definition().model_copy(update={"accelerator": "kvm"}))
 
 
-async def test_a_definition_cut_short_is_undone_by_the_next_start_of_the_agent(
-    host: VmHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def defined_half(host: VmHost, monkeypatch: pytest.MonkeyPatch) -> VmDefinition:
+    """A VM whose agent died while it was defined: its disks are there, and nobody has claimed it."""
     vm = definition()
 
     async def die(*whatever: object) -> None:
@@ -93,6 +92,13 @@ async def test_a_definition_cut_short_is_undone_by_the_next_start_of_the_agent(
         with pytest.raises(KeyboardInterrupt):
             await host.vms.define(vm)
     assert host.stores["ds"].vms() == [vm.uuid]
+    return vm
+
+
+async def test_a_definition_cut_short_is_undone_by_the_next_start_of_the_agent(
+    host: VmHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await defined_half(host, monkeypatch)
     await host.restart()
     assert host.stores["ds"].vms() == []
     assert await host.vms.statuses() == []
@@ -102,20 +108,7 @@ async def test_a_definition_cut_short_is_forgotten_where_another_host_has_the_vm
     host: VmHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disks, on a datastore that both share, are the other host's."""
-    vm = definition()
-
-    async def die(*whatever: object) -> None:
-        raise KeyboardInterrupt
-
-    async def no_undo(*whatever: object) -> None:
-        pass
-
-    with monkeypatch.context() as patch:
-        patch.setattr(host.registry, "claim", die)
-        patch.setattr("kvmove.agent.vm_disks.VmDisks.delete", lambda *whatever: None)
-        patch.setattr(host.vms, "_forget", no_undo)
-        with pytest.raises(KeyboardInterrupt):
-            await host.vms.define(vm)
+    vm = await defined_half(host, monkeypatch)
     await host.registry.claim(vm.uuid, "elsewhere")
     await host.restart()
     assert host.stores["ds"].vms() == [vm.uuid]
