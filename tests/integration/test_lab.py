@@ -93,6 +93,17 @@ def no_new_devices() -> Iterator[None]:
     assert set(network.devices(os.getpid())) <= before
 
 
+async def test_a_port_that_the_kernel_takes_away_meanwhile_is_no_fault() -> None:
+    """The kernel takes a dead host's network apart at its leisure, also between a look at it and the next step."""
+    async with tidy_lab(bare("unplug")) as lab:
+        world = lab.world.init
+        port = next(device for device in network.devices(world) if device.endswith("mig0") and device.startswith("p0"))
+        network.unplug(world, [port, port, "p0-never"])
+        assert port not in network.devices(world)
+        with pytest.raises(LabFailed, match="not supported"):
+            network.unplug(world, ["lo"])
+
+
 async def test_hosts_meet_on_every_migration_nic_and_leave_nothing() -> None:
     with no_new_devices():
         async with tidy_lab(bare("meet")) as lab:
