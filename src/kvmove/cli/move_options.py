@@ -1,0 +1,94 @@
+"""What a move is asked for with on the command line: one list of options, for every command that plans one.
+
+Invariant: an option here is a field of `MoveRequest`; what a value means is the model's to say. Options that say how a
+command behaves (--no-wait, --dry-run) belong to the command.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from kvmove.cli.param_types import Assignment, Milliseconds
+from kvmove.model.move import MoveRequest, Via
+from kvmove.model.toml_file import fit
+from kvmove.model.vm import DiskFormat, Provisioning
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DISKS = (
+    click.option(
+        "--datastore",
+        metavar="NAME",
+        help="Where all disks go on HOST; by default shared ones stay, others go to datastores of equal name.",
+    ),
+    click.option(
+        "--disk",
+        "disks",
+        multiple=True,
+        type=Assignment(),
+        metavar="NAME=DATASTORE[:FORMAT]",
+        help="Where this disk goes, and as what; may be repeated.",
+    ),
+    click.option(
+        "--format",
+        type=click.Choice([str(form) for form in DiskFormat]),
+        help="What disks that move become; by default each keeps its own format.",
+    ),
+    click.option(
+        "--provisioning",
+        type=click.Choice(["same", *(str(kind) for kind in Provisioning)]),
+        default="same",
+        show_default=True,
+        help="The space that disks take once they have moved: that of their data, or all of their size.",
+    ),
+    click.option("--flatten", is_flag=True, help="Make one image of each disk and its backing images."),
+)
+_WAY = (
+    click.option(
+        "--via",
+        type=click.Choice([str(via) for via in Via]),
+        default=str(Via.AUTO),
+        show_default=True,
+        help="The network that disks take.",
+    ),
+    click.option("--verify", is_flag=True, help="Compare both sides' disks as they were at the switchover."),
+    click.option("--no-tls", is_flag=True, help="Send memory and disks unencrypted; needs --yes."),
+    click.option("--yes", is_flag=True, help="Confirm what --no-tls means."),
+    click.option("--nic", "nics", multiple=True, metavar="NAME", help="Use only this migration NIC; may be repeated."),
+)
+_GUEST = (
+    click.option(
+        "--max-downtime",
+        "max_downtime_ms",
+        type=Milliseconds(),
+        default="300ms",
+        show_default=True,
+        help="How long the VM may stand still for the last memory round.",
+    ),
+)
+
+
+def move_options(command: F) -> F:
+    """Give the command every option of a move; it takes them as `**given` and hands them to `move_request`."""
+    for option in reversed((*_DISKS, *_WAY, *_GUEST)):
+        command = option(command)
+    return command
+
+
+def move_request(vm: str, host: str | None, given: dict[str, Any]) -> MoveRequest:
+    """The request that the options `given` make.
+
+    :raise click.UsageError: it says neither a host nor a datastore, or --no-tls stands alone.
+    :raise InvalidInput: a value that the model refuses.
+    """
+    if host is None and given["datastore"] is None and not given["disks"]:
+        raise click.UsageError("name a HOST, or a datastore with --datastore or --disk")
+    wanted = {"vm": vm, "host": host, **given}
+    encrypt, confirmed = not wanted.pop("no_tls"), wanted.pop("yes")
+    if not encrypt and not confirmed:
+        raise click.UsageError("--no-tls sends memory and disks so that the network can read them; add --yes")
+    wanted |= {"encrypt": encrypt, "disks": dict(given["disks"])}
+    if given["provisioning"] == "same":
+        wanted["provisioning"] = None
+    return fit(wanted, MoveRequest, "the move")
