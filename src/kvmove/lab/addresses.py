@@ -52,3 +52,12 @@ def guest(number: int = 0) -> str:
 def guest_mac(number: int = 0) -> str:
     """A locally administered MAC address for guest `number`."""
     return f"52:54:00:92:00:{FIRST_GUEST + number % GUESTS:02x}"
+
+
+def host_mac(index: int, nic: int) -> str:
+    """The locally administered MAC address of NIC number `nic` of host number `index`, counted over all its NICs.
+
+    A host keeps it when it is powered on again, as a real one does: to a new one its neighbours would send nothing
+    until they have forgotten the old, which takes the kernel up to three quarters of a minute.
+    """
+    return f"52:54:00:90:{index:02x}:{nic:02x}"

@@ -55,9 +55,9 @@ def plug_in(world: int, host: int, index: int, rates: tuple[int, ...]) -> None:
     pairs = [(nic.name, switch) for switch, nic in nics] + [(UPLINK, GUEST_SWITCH)]
     unplug(world, _old_ports(world, index))
     outside = []
-    for name, switch in pairs:
-        port = _port(index, name)
-        outside.append(f"link add {port} type veth peer name {name} netns {host}")
+    for number, (name, switch) in enumerate(pairs):
+        port, mac = _port(index, name), addresses.host_mac(index, number)
+        outside.append(f"link add {port} type veth peer name {name} address {mac} netns {host}")
         outside.append(f"link set {port} master {switch} up")
     _ip(world, outside)
     inside = [f"link add {addresses.GUEST_BRIDGE} type bridge forward_delay 0"]
