@@ -87,6 +87,7 @@ def task(revision: int = 0) -> Task:
         source="h1",
         destination="h2",
         state=TaskState.RUNNING,
+        created="2026-11-20T10:00:00.000+00:00",
         started="2026-11-20T10:00:00.000+00:00",
         revision=revision,
     )

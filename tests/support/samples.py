@@ -160,6 +160,7 @@ def task(state: TaskState = TaskState.RUNNING, **more: Any) -> Task:
         "source": "h1",
         "destination": "h2",
         "state": state,
+        "created": "2026-11-23T08:00:00.000+00:00",
         "started": "2026-11-23T08:00:00.000+00:00",
         "plan": plan(),
         "progress": progress(),

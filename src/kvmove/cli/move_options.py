@@ -11,6 +11,7 @@ import click
 
 from kvmove.cli.param_types import Assignment, Milliseconds
 from kvmove.model.move import MoveRequest, Via
+from kvmove.model.priority import Priority
 from kvmove.model.toml_file import fit
 from kvmove.model.vm import DiskFormat, Provisioning
 
@@ -67,11 +68,22 @@ _GUEST = (
         help="How long the VM may stand still for the last memory round.",
     ),
 )
+_WHEN = (
+    click.option(
+        "--priority",
+        type=click.Choice([str(priority) for priority in Priority]),
+        default=str(Priority.NORMAL),
+        show_default=True,
+        help="Which moves go first when several wait for room.",
+    ),
+    click.option("--at", metavar="TIME", help="Begin not before it: HH:MM, or a full time with its zone."),
+    click.option("--window", metavar="HH:MM-HH:MM", help="Begin only within it, on any day; then run to the end."),
+)
 
 
 def move_options(command: F) -> F:
     """Give the command every option of a move; it takes them as `**given` and hands them to `move_request`."""
-    for option in reversed((*_DISKS, *_WAY, *_GUEST)):
+    for option in reversed((*_DISKS, *_WAY, *_GUEST, *_WHEN)):
         command = option(command)
     return command
 

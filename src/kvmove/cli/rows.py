@@ -13,6 +13,7 @@ from kvmove.units import format_size
 
 _VM_STYLE = {VmState.RUNNING: "green", VmState.CRASHED: "bold red", VmState.UNKNOWN: "yellow", VmState.OFF: "dim"}
 _TASK_STYLE = {
+    TaskState.QUEUED: "blue",
     TaskState.RUNNING: "cyan",
     TaskState.SUCCEEDED: "green",
     TaskState.FAILED: "red",

@@ -180,6 +180,7 @@ def _refuse_moving(vm: VmStatus, record: Ownership | None) -> None:
 
 
 def _task(plan: MovePlan) -> Task:
+    moment = now()
     return Task(
         id=plan.move_id,
         kind="move",
@@ -187,7 +188,8 @@ def _task(plan: MovePlan) -> Task:
         source=plan.source.name,
         destination=plan.destination.name,
         state=TaskState.RUNNING,
-        started=now(),
+        created=moment,
+        started=moment,
         plan=plan,
         vm_state=f"{plan.power} on {plan.source.name}",
     )

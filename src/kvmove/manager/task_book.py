@@ -3,7 +3,7 @@
 Invariants:
 - A task's revision grows with each change and never falls, not over a restart either: a change that is not on disk
   is at most `_UNSAVED` revisions ahead of the disk, and a restart skips that many.
-- An ended task never changes. The newest `keep` of them stay, running ones always do.
+- An ended task never changes. The newest `keep` of them stay, queued and running ones always do.
 - A watcher that is slow misses states in between, never the last one.
 
 What a task's state should be is not decided here: see `moves` and `verdict`.
@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from kvmove.errors import InvalidInput, NotFound
 from kvmove.manager.task_store import TaskStore
-from kvmove.model.task import Task
+from kvmove.model.task import Task, TaskState
 
 _UNSAVED = 100
 
@@ -56,11 +56,15 @@ class TaskBook:
 
     def all(self) -> list[Task]:
         """All tasks, newest first."""
-        return sorted(self._tasks.values(), key=lambda task: (task.started, task.id), reverse=True)
+        return sorted(self._tasks.values(), key=lambda task: (task.created, task.id), reverse=True)
+
+    def unended(self) -> list[Task]:
+        """The tasks that are queued or running, newest first."""
+        return [task for task in self.all() if not task.ended_state]
 
     def running(self) -> list[Task]:
-        """The tasks that have not ended, newest first."""
-        return [task for task in self.all() if not task.ended_state]
+        """The tasks that run, newest first."""
+        return [task for task in self.all() if task.state is TaskState.RUNNING]
 
     def get(self, text: str) -> Task:
         """The task with the id `text`, or the only one whose id begins so.
@@ -86,7 +90,7 @@ class TaskBook:
     async def change(self, task_id: str, **fields: Any) -> Task:
         """Change fields of a task and tell the watchers. Nothing happens when nothing differs, or when it has ended.
 
-        Each change of the state or the phase is on disk when this returns; of a percentage, not always.
+        Each change of the state, the phase or the request is on disk when this returns; of a percentage, not always.
         """
         task = self._tasks[task_id]
         if task.ended_state or all(getattr(task, name) == value for name, value in fields.items()):
@@ -126,12 +130,14 @@ class TaskBook:
         saved = self._saved.get(task.id)
         if saved is None or task.revision - saved.revision >= _UNSAVED:
             return True
-        return (task.state, _phase(task), task.vm_state) != (saved.state, _phase(saved), saved.vm_state)
+        return _lasting(task) != _lasting(saved)
 
     async def _save(self, task: Task) -> None:
         self._saved[task.id] = task
         await asyncio.get_running_loop().run_in_executor(self._writer, self._store.save, task)
 
 
-def _phase(task: Task) -> str:
-    return task.progress.phase if task.progress else ""
+def _lasting(task: Task) -> tuple[object, ...]:
+    """What a restart must not lose."""
+    phase = task.progress.phase if task.progress else ""
+    return task.state, phase, task.vm_state, task.priority, task.request, task.plan

@@ -1,7 +1,7 @@
 """Tasks on disk, so that they survive a restart of the manager.
 
 Invariant: `save` and `delete` return when it is on disk. Blocking, and for one thread at a time; `task_book` keeps it
-away from the event loop and decides which tasks are kept.
+away from the event loop and decides which tasks are kept. The column `started` holds when a task was accepted.
 """
 
 import logging
@@ -44,7 +44,7 @@ class TaskStore:
 
     def save(self, task: Task) -> None:
         """Put the task on disk, in place of its earlier state."""
-        self._db.execute(_SAVE, (task.id, task.started, task.state, task.model_dump_json()))
+        self._db.execute(_SAVE, (task.id, task.created, task.state, task.model_dump_json()))
 
     def delete(self, task_id: str) -> None:
         """Forget a task."""

@@ -8,6 +8,8 @@ from pydantic import BeforeValidator, Field
 
 from kvmove.model.image import BackingImage
 from kvmove.model.names import Name
+from kvmove.model.priority import Priority
+from kvmove.model.schedule import StartTime, Window
 from kvmove.model.strict import Strict
 from kvmove.model.vm import DiskDefinition, DiskFormat, Power, Provisioning, VmDefinition
 
@@ -61,6 +63,9 @@ class MoveRequest(Strict):
 
     `nics` limits the source's migration NICs; none means all. `max_downtime_ms` bounds what QEMU may plan for the
     last memory round. `verify` compares both disks as they were at the switchover.
+
+    A move that has to wait for room goes before others of less `priority`. It begins not before `at`, and only within
+    the daily `window` (times of day are the manager's); once begun it runs to its end.
     """
 
     vm: str
@@ -75,6 +80,9 @@ class MoveRequest(Strict):
     verify: bool = False
     nics: tuple[str, ...] = ()
     max_downtime_ms: Annotated[int, Field(ge=10, le=60_000)] = 300
+    priority: Priority = Priority.NORMAL
+    at: StartTime | None = None
+    window: Window | None = None
 
 
 class HostRef(Strict):
@@ -179,6 +187,18 @@ class MovePlan(Strict):
         if self.source.name == self.destination.name:
             return MoveKind.STORAGE
         return MoveKind.UNIFIED if self.disks else MoveKind.HOST
+
+
+class Claim(Strict):
+    """What a move takes of one limit: `units` of the `capacity` of `what`, a host, NIC or datastore.
+
+    `key` tells one such thing from another; `what` names it for people.
+    """
+
+    key: str
+    what: str
+    units: int
+    capacity: int
 
 
 class MoveCheck(Strict):

@@ -78,11 +78,13 @@ def test_what_is_asked_for_is_what_the_manager_hears(manager: FakeManager, kvmov
     kvmove(
         "move", "web1", "h2", "--datastore", "fast", "--verify", "--no-tls", "--yes", "--nic", "mig0", "--nic", "mig1",
         "--max-downtime", "0.5s", "--disk", "data=big", "--disk", "swap=fast:qcow2", "--via", "storage",
-        "--format", "raw", "--provisioning", "thick", "--flatten",
+        "--format", "raw", "--provisioning", "thick", "--flatten", "--priority", "high",
+        "--at", "22:00", "--window", "22:00-06:00",
     )  # fmt: skip
     assert body(manager, "POST /moves") == {
         "vm": "web1", "host": "h2", "datastore": "fast", "verify": True, "encrypt": False, "nics": ["mig0", "mig1"],
         "max_downtime_ms": 500, "via": "storage", "format": "raw", "provisioning": "thick", "flatten": True,
+        "priority": "high", "at": "22:00", "window": "22:00-06:00",
         "disks": {
             "data": {"datastore": "big", "format": None, "provisioning": None},
             "swap": {"datastore": "fast", "format": "qcow2", "provisioning": None},

@@ -107,11 +107,11 @@ async def test_a_task_is_found_by_the_beginning_of_its_id(book: TaskBook) -> Non
 async def test_tasks_are_there_again_after_a_restart(tmp_path: Path) -> None:
     async with opened(tmp_path / "tasks.db") as book:
         await book.add(FIRST)
-        await book.add(FIRST.model_copy(update={"id": "other", "started": "2026-11-23T09:00:00.000+00:00"}))
+        await book.add(FIRST.model_copy(update={"id": "other", "created": "2026-11-23T09:00:00.000+00:00"}))
         ended = await end(book)
     async with opened(tmp_path / "tasks.db") as book:
         assert [task.id for task in book.all()] == ["other", FIRST.id]
-        assert [task.id for task in book.running()] == ["other"]
+        assert [task.id for task in book.unended()] == ["other"]
         assert book.get(FIRST.id) == ended
 
 
@@ -137,7 +137,7 @@ async def test_old_ended_tasks_go_and_running_ones_stay(tmp_path: Path) -> None:
     async with opened(tmp_path / "tasks.db", keep=2) as book:
         await book.add(FIRST)
         for hour in range(10, 15):
-            task = await book.add(samples.task(id=f"t{hour}", started=f"2026-11-23T{hour}:00:00.000+00:00"))
+            task = await book.add(samples.task(id=f"t{hour}", created=f"2026-11-23T{hour}:00:00.000+00:00"))
             await book.change(task.id, state=TaskState.SUCCEEDED)
         assert [task.id for task in book.all()] == ["t14", "t13", FIRST.id]
     async with opened(tmp_path / "tasks.db") as book:
