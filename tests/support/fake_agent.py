@@ -7,6 +7,7 @@ from uuid import UUID
 from kvmove.errors import KvmoveError, NotFound, Unreachable
 from kvmove.model.host import HostInfo
 from kvmove.model.image import DiskImage
+from kvmove.model.log import LogLine
 from kvmove.model.move import HostRef, MovePlan, MoveStatus
 from kvmove.model.vm import VmDefinition, VmState, VmStatus
 from tests.support import samples
@@ -27,6 +28,7 @@ class FakeAgent:
         self.cancelled: list[str] = []
         self.disk_images: list[DiskImage] = []
         self.asked = 0
+        self.logs: dict[str, list[LogLine]] = {}
         self._changed = asyncio.Event()
 
     def tell(self, status: MoveStatus) -> None:
@@ -104,6 +106,10 @@ class FakeAgent:
         await self._answer()
         self.cancelled.append(move_id)
         return await self.move(move_id)
+
+    async def move_log(self, move_id: str) -> list[LogLine]:
+        await self._answer()
+        return self.logs.get(move_id, [])
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from kvmove.model.image import Bases
 from kvmove.model.move import MovePlan
 from kvmove.model.strict import Strict
 from kvmove.model.vm import VmDefinition, VmStatus
+from kvmove.move_log import MoveLog, working_for
 from kvmove.pki.identity import Identity, Role, peer_identity, require
 
 log = logging.getLogger(__name__)
@@ -41,9 +43,12 @@ class PlanAndTicket(Strict):
 
 
 class AgentApi:
-    """The routes of one agent. `host_info` gives a fresh report."""
+    """The routes of one agent. `host_info` gives a fresh report; `kept` is what was logged of each move."""
 
-    def __init__(self, vms: VmManager, moves: Moves, host_info: Callable[[], Awaitable[HostInfo]]) -> None:
+    def __init__(
+        self, vms: VmManager, moves: Moves, host_info: Callable[[], Awaitable[HostInfo]], kept: MoveLog
+    ) -> None:
+        self._kept = kept
         self._vms = vms
         self._moves = moves
         self._host_info = host_info
@@ -63,6 +68,7 @@ class AgentApi:
                 web.get("/v1/moves/{id}", self._move),
                 web.get("/v1/moves/{id}/events", self._events),
                 web.post("/v1/moves/{id}/cancel", self._cancel),
+                web.get("/v1/moves/{id}/log", self._move_log),
                 web.post("/v1/incoming", self._expect),
                 web.get("/v1/incoming/{id}", self._incoming),
                 web.post("/v1/incoming/{id}/bring", self._bring),
@@ -124,6 +130,11 @@ class AgentApi:
         _from_manager(request)
         return _answer(self._moves.cancel(request.match_info["id"]))
 
+    async def _move_log(self, request: web.Request) -> web.StreamResponse:
+        """Of a move out of this host or into it; one that nothing was heard of has no lines."""
+        _from_manager(request)
+        return _answer([line.model_dump(mode="json") for line in self._kept.of(request.match_info["id"])])
+
     async def _events(self, request: web.Request) -> web.StreamResponse:
         _from_manager(request)
         self._moves.status(request.match_info["id"])  # not found is an answer, not an empty stream
@@ -168,8 +179,10 @@ class AgentApi:
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Errors as problem+json; what is unexpected is logged whole and told in one sentence."""
+    move_id = request.match_info.get("id")
     try:
-        return await handler(request)
+        with working_for(move_id) if move_id else nullcontext():
+            return await handler(request)
     except KvmoveError as error:
         return _problem(error)
     except web.HTTPException as error:

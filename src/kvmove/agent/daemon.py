@@ -31,6 +31,7 @@ from kvmove.errors import Busy, NotAllowed
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Journal
 from kvmove.model.host import HostInfo
+from kvmove.move_log import MoveLog
 from kvmove.mover.disk_move import MoverSettings
 from kvmove.pki.contexts import server_context
 from kvmove.registry.remote import RemoteRegistry
@@ -85,6 +86,9 @@ async def _serve(config: AgentConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
+        kept = MoveLog(config.name)
+        logging.getLogger("kvmove").addHandler(kept)
+        stack.callback(logging.getLogger("kvmove").removeHandler, kept)
         facts = await asyncio.to_thread(HostFacts, config)
         datastores = open_datastores(config.datastores, config.state)
         registry = RemoteRegistry(config.manager, config.pki)
@@ -102,7 +106,7 @@ async def _serve(config: AgentConfig) -> None:
         async def host_info() -> HostInfo:
             return await asyncio.to_thread(facts.info, list(datastores.values()))
 
-        await _open_door(config, AgentApi(vms, moves, host_info), stack)
+        await _open_door(config, AgentApi(vms, moves, host_info, kept), stack)
         house = asyncio.create_task(moves.keep_house(), name="housekeeping")
         stack.callback(house.cancel)
         log.info("agent %s serves on %s", config.name, config.control)

@@ -27,6 +27,7 @@ from kvmove.migration.storage_move import StorageMove
 from kvmove.migration.storage_recovery import StorageRecovery
 from kvmove.model.move import MoveKind, MovePlan, MoveStatus
 from kvmove.model.vm import Power
+from kvmove.move_log import working_for
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,9 @@ class Moves:
         self._incoming: dict[str, IncomingMove] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
+    def _spawn(self, work: Coroutine[Any, Any, None], move_id: str) -> None:
+        with working_for(move_id):
+            task = asyncio.create_task(work, name=f"move-{move_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -79,7 +81,8 @@ class Moves:
         self._host.vms.begin_move(plan.vm.uuid, plan.move_id, plan.epoch)
         self._boards[plan.move_id] = board
         self._outgoing[plan.move_id] = move
-        self._spawn(self._run(move), f"move-{plan.move_id}")
+        log.info("move %s: VM %s goes to %s", plan.move_id, plan.vm.name, plan.destination.name)
+        self._spawn(self._run(move), plan.move_id)
         return board.status()
 
     async def _run(self, move: Procedure) -> None:
@@ -151,6 +154,7 @@ class Moves:
             self._incoming.pop(forgotten, None)
         if plan.move_id not in self._incoming:
             self._incoming[plan.move_id] = IncomingMove(self._host, plan, _ticket(ticket))
+            log.info("move %s: VM %s will come from %s", plan.move_id, plan.vm.name, plan.source.name)
 
     def incoming(self, move_id: str, caller: str | None) -> IncomingMove:
         """A move into this host; `caller` is the agent that asks, None for the manager.
@@ -186,7 +190,7 @@ class Moves:
         with contextlib.suppress(KvmoveError):
             self._host.vms.begin_move(plan.vm.uuid, plan.move_id, plan.epoch)
         log.warning("taking up move %s of VM %s", plan.move_id, plan.vm.name)
-        self._spawn(recovery.run(), f"recover-{plan.move_id}")
+        self._spawn(recovery.run(), plan.move_id)
 
     def _recover_incoming(self, journal: MoveJournal) -> None:
         """Also those that have ended are known still: a source that was down asks what became of its VM."""
@@ -194,7 +198,7 @@ class Moves:
         move = self._incoming[plan.move_id] = IncomingMove(self._host, plan, b"")
         if move.state is IncomingState.INTERRUPTED:
             log.warning("taking up incoming move %s of VM %s", plan.move_id, plan.vm.name)
-            self._spawn(move.recover(), f"recover-{plan.move_id}")
+            self._spawn(move.recover(), plan.move_id)
 
     async def keep_house(self) -> None:
         """For ever: forget what was announced and never came, discard what its source has given up, delete old disks

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from kvmove.client.http import HttpClient, segment
 from kvmove.model.host import HostInfo
 from kvmove.model.image import Bases, DiskImage
+from kvmove.model.log import LogLine
 from kvmove.model.move import HostRef, MovePlan, MoveStatus
 from kvmove.model.vm import VmDefinition, VmStatus
 from kvmove.pki.identity import Identity, Role
@@ -30,6 +31,7 @@ _MOVE = TypeAdapter(MoveStatus)
 _MOVES = TypeAdapter(list[MoveStatus])
 _FACTS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 _IMAGES = TypeAdapter(list[DiskImage])
+_LOG = TypeAdapter(list[LogLine])
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
@@ -109,6 +111,10 @@ class AgentClient:
 
     async def cancel(self, move_id: str) -> MoveStatus:
         return await self._http.ask(_MOVE, "POST", f"/v1/moves/{segment(move_id)}/cancel")
+
+    async def move_log(self, move_id: str) -> list[LogLine]:
+        """What the agent has logged of a move out of its host or into it, oldest first."""
+        return await self._http.ask(_LOG, "GET", f"/v1/moves/{segment(move_id)}/log")
 
     async def incoming(self, move_id: str) -> dict[str, Any]:
         """How the destination sees a move that comes to it."""

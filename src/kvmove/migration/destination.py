@@ -158,6 +158,7 @@ class IncomingMove:
                 raise
             self._take_streams()
             self.state = IncomingState.PREPARED
+            log.info("move %s: ready to take VM %s in", self.plan.move_id, self.plan.vm.name)
             await reach("destination-prepared")
             return self.status()
 
@@ -305,6 +306,7 @@ class IncomingMove:
         self.since = time.monotonic()
         self.has_frozen = self.plan.verify
         self._journal.write(Step.ENDED, {"state": state})
+        log.info("move %s: VM %s is this host's now, epoch %d", self.plan.move_id, self.plan.vm.name, epoch)
         await self._stop_threads()
 
     # The undo.
@@ -327,6 +329,7 @@ class IncomingMove:
         await self._stop_threads()
         await self._disks.discard()
         self.state = state
+        log.info("move %s: %s; what it had made here is removed", self.plan.move_id, state)
         if self._journal.steps:
             self._journal.write(Step.ENDED, {"state": state})
 

@@ -7,6 +7,7 @@ per phase, bytes per NIC, the parts of the switchover, digests.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 
@@ -29,6 +30,8 @@ from kvmove.model.move import (
 )
 from kvmove.mover.disk_move import DiskMove, DiskSnapshot, NicTotals
 from kvmove.qemu.migration import MigrationInfo
+
+log = logging.getLogger(__name__)
 
 FIRST = Course()
 
@@ -64,6 +67,7 @@ class MoveBoard:
         """The next phase begins."""
         self._note_time()
         self.course = phases.enter(self.course, phase)
+        log.info("move %s: %s", self.plan.move_id, phase)
 
     def _note_time(self) -> None:
         now = time.monotonic()
@@ -117,6 +121,7 @@ class MoveBoard:
             error.step = error.step or self._problem.step
         if self._problem is None or instead:
             self._problem = error
+            log.warning("move %s cannot go on: %s", self.plan.move_id, error.detail)
         if phases.may_enter(self.course, Phase.ABORTING):
             error.step = error.step or self.course.phase
             self.enter(Phase.ABORTING)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from kvmove.disk.interface import TargetDisk
 from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.errors import KvmoveError
+from kvmove.move_log import mark
 from kvmove.mover.background_sync import BackgroundSync
 from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
@@ -49,6 +50,7 @@ class DiskReceiver:
 
     def __init__(self, disks: list[TargetDisk]) -> None:
         self.disks = disks
+        self.mark = mark()
         self.failure: str = ""
         self.applied_bytes = 0
         self._lock = threading.Lock()
@@ -132,11 +134,11 @@ class _StreamReceiver:
             while True:
                 self._step()
         except (StreamLost, FrameError) as error:
-            log.info("stream %d ended: %s", self._number, error)
+            log.info("stream %d ended: %s", self._number, error, extra=self._owner.mark)
         except KvmoveError as error:
             self._report(error.detail)
         except Exception as error:
-            log.exception("stream %d failed", self._number)
+            log.exception("stream %d failed", self._number, extra=self._owner.mark)
             self._report(repr(error))
         finally:
             self._owner.stream_ended(self._number)
@@ -145,12 +147,12 @@ class _StreamReceiver:
 
     def _report(self, reason: str) -> None:
         """Tell the source why the destination cannot go on."""
-        log.error("the destination cannot go on: %s", reason)
+        log.error("the destination cannot go on: %s", reason, extra=self._owner.mark)
         self._owner.fail(reason)
         try:
             self.stream.send_all(frames.failed(reason), SEND_TIMEOUT)
         except StreamLost:
-            log.info("the source could not be told over stream %d", self._number)
+            log.info("the source could not be told over stream %d", self._number, extra=self._owner.mark)
 
     def _step(self) -> None:
         missing = self._missing()
