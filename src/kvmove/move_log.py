@@ -1,7 +1,8 @@
 """Keeps what a daemon logs of each move, so that it can be asked for by the move's id.
 
 A line belongs to the move that its task works for (`working_for`; tasks take it from whoever starts them), or that its
-thread was marked with (`mark`), else to the one that it names as `move ID`.
+thread was marked with (`mark`), else to the one that it names as `move ID` or
+`task ID`.
 
 Invariant: the memory it takes is bounded: `LINES` a move, the newest kept, of the `MOVES` moves last heard of. It keeps
 nothing over a restart; all lines go to the daemon's own log as well.
@@ -21,7 +22,7 @@ from kvmove.model.log import LogLine
 LINES = 400
 MOVES = 200
 _LONGEST = 2000
-_NAMED = re.compile(r"\bmove ([0-9a-f]{16})\b")
+_NAMED = re.compile(r"\b(?:move|task) ([0-9a-f]{16})\b")
 
 _WORKING_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar("move", default=None)
 

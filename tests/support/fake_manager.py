@@ -18,7 +18,8 @@ Answer = BaseModel | Sequence[BaseModel] | KvmoveError | None
 
 
 class FakeManager:
-    """`answers` maps `METHOD /path` to what is said; `asked` holds what came, with the body decoded.
+    """`answers` maps `METHOD /path` to what is said; `asked` holds what came, with the body decoded, `queries`
+    what stood behind each path.
 
     `streams` maps a task's id to one list of tasks for each time that its events are asked for; a stream that does not
     end with an ended task breaks off there, but for the last one, which stays open and takes what `push` gives it. An
@@ -29,6 +30,7 @@ class FakeManager:
         self.socket = socket
         self.answers: dict[str, Answer] = {}
         self.asked: list[tuple[str, Any]] = []
+        self.queries: list[str] = []
         self.streams: dict[str, list[list[Task]]] = {}
         self.on_ask: Callable[[str], None] = lambda _key: None
         self._end = asyncio.Event()
@@ -46,6 +48,7 @@ class FakeManager:
         key = f"{request.method} {request.path.removeprefix('/api/v1')}"
         text = await request.text()
         self.asked.append((key, json.loads(text) if text else None))
+        self.queries.append(request.query_string)
         self.on_ask(key)
         if key.endswith("/events"):
             return await self._stream(request, key.split("/")[-2])

@@ -13,9 +13,9 @@ from rich.live import Live
 
 from kvmove.cli.options import Form
 from kvmove.cli.output import Printer, plain
-from kvmove.cli.progress import MoveView, plain_line
+from kvmove.cli.progress import MoveView, plain_line, queue_words
 from kvmove.cli.shown import Shown, follow
-from kvmove.model.task import Task
+from kvmove.model.task import Task, TaskState
 
 LINE_SECONDS = 1.0
 _FRAMES_PER_SECOND = 8.0
@@ -43,18 +43,22 @@ class LiveDisplay:
 
 
 class LineDisplay:
-    """A line a second, and one at each change of phase, for a log or a pipe. `clock` gives seconds."""
+    """A line a second and at each change of phase or place in the queue, for a log or a pipe. `clock` gives seconds."""
 
     def __init__(self, printer: Printer, clock: Callable[[], float] = time.monotonic) -> None:
         self._printer = printer
         self._clock = clock
         self._shown = Shown()
         self._last: tuple[str, float] | None = None
+        self._waiting = ""
 
     def drawing(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
     def show(self, task: Task) -> None:
+        if task.state is TaskState.QUEUED:
+            self._tell_waiting(queue_words(task))
+            return
         progress = task.progress
         if progress is None:
             return
@@ -63,6 +67,12 @@ class LineDisplay:
         if self._last is None or progress.phase != self._last[0] or now - self._last[1] >= LINE_SECONDS:
             self._last = (progress.phase, now)
             self._printer.note(plain_line(progress, self._shown.percent))
+
+    def _tell_waiting(self, words: str) -> None:
+        """Once for each place and reason, not each second: it may wait for hours."""
+        if words != self._waiting:
+            self._waiting = words
+            self._printer.note(words)
 
 
 class JsonDisplay:

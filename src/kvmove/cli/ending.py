@@ -7,6 +7,7 @@ from kvmove.cli.display import display_for
 from kvmove.cli.failure import show_failure
 from kvmove.cli.options import Form
 from kvmove.cli.output import Printer
+from kvmove.cli.progress import queue_words
 from kvmove.cli.report import outcome, render_report
 from kvmove.cli.waiting import Detached, Tasks, wait_for_end
 from kvmove.errors import KvmoveError, NeedsAttention, from_problem
@@ -27,12 +28,18 @@ async def wait_or_leave(tasks: Tasks, task: Task, printer: Printer) -> Task | No
     try:
         return await wait_for_end(tasks, task, display_for(printer, task), printer)
     except Detached as left:
+        waits = left.task.state is TaskState.QUEUED
         printer.note(
-            f"The move goes on without this command.\n"
+            f"The move {'stays queued and begins' if waits else 'goes on'} without this command.\n"
             f"  watch it:  kvmove task watch {left.task.id}\n"
             f"  stop it:   kvmove task cancel {left.task.id}"
         )
         return None
+
+
+def started_words(task: Task) -> str:
+    """That the move has begun, or is queued and for what it waits."""
+    return queue_words(task).capitalize() if task.state is TaskState.QUEUED else "Started"
 
 
 def tell_end(task: Task, printer: Printer) -> int:

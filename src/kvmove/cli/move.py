@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from kvmove.cli.ending import follow_to_end
+from kvmove.cli.ending import follow_to_end, started_words
 from kvmove.cli.move_options import move_options, move_request
 from kvmove.cli.options import Command, Form, Options, pass_options
 from kvmove.cli.output import Printer
@@ -21,7 +21,7 @@ from kvmove.model.task import Task
 @click.argument("host", required=False)
 @move_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and what would block it; change nothing.")
-@click.option("--no-wait", is_flag=True, help="Start it, print the task and leave.")
+@click.option("--no-wait", is_flag=True, help="Start it or queue it, print the task and leave.")
 @pass_options
 def move(options: Options, /, vm: str, host: str | None, dry_run: bool, no_wait: bool, **given: Any) -> int:
     """Move the VM to HOST, memory and disks together; without HOST its disks alone, on its host.
@@ -45,7 +45,7 @@ async def _move(manager: ManagerClient, request: MoveRequest, printer: Printer, 
         printer.aside(render_check(await manager.check_move(request)))
     task = await _start(manager, request)
     if not wait:
-        printer.item(task, task.id, lambda: f"Started. Watch it: kvmove task watch {task.id}")
+        printer.item(task, task.id, lambda: f"{started_words(task)}. Watch it: kvmove task watch {task.id}")
         return 0
     return await follow_to_end(manager, task, printer)
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from kvmove.cli.output import printable
 from kvmove.cli.shown import LINE, Shown, disk_words, follow, memory_words
 from kvmove.model.move import MoveProgress, NicProgress, Phase
-from kvmove.model.task import Task
+from kvmove.model.task import Task, TaskState
 from kvmove.units import format_duration, format_rate, format_size
 
 _BESIDE_BAR = 44  # the name, the percentage and the sizes beside a bar
@@ -37,6 +37,9 @@ class MoveView:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self._title()
+        if self._task.state is TaskState.QUEUED:
+            yield Text(queue_words(self._task), style="yellow", overflow="fold")
+            return
         progress = self._task.progress
         if progress is None:
             yield Text("waiting for the source's agent", style="dim")
@@ -68,6 +71,17 @@ class MoveView:
             _bar(made, f"disk {disk.name}", self._shown.disks[disk.name], disk.total)
         _bar(made, "memory", self._shown.memory, progress.memory.total)
         return made
+
+
+def queue_words(task: Task) -> str:
+    """Where a queued task is and what it waits for: `queued, 2nd in line: waits for h2: …`."""
+    place = f"queued, {_ordinal(task.position)} in line" if task.position else "queued"
+    return printable(f"{place}: {task.queue_reason}" if task.queue_reason else place)
+
+
+def _ordinal(number: int) -> str:
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 not in (11, 12, 13) else "th"
+    return f"{number}{ending}"
 
 
 def plain_line(progress: MoveProgress, percent: float) -> str:

@@ -4,9 +4,11 @@ from datetime import datetime
 
 from rich.text import Text
 
-from kvmove.cli.output import Cells, Listing
+from kvmove.cli.output import Cells, Listing, printable
 from kvmove.cli.progress import phase_name
 from kvmove.model.host import DatastoreInfo, HostStatus, MigrationNic
+from kvmove.model.log import LogLine
+from kvmove.model.priority import Priority
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import VmState, VmStatus
 from kvmove.units import format_size
@@ -94,11 +96,23 @@ def _task_row(task: Task) -> Cells:
         "to": task.destination,
         "state": task_state(task),
         "phase": f"{phase_name(progress.phase)} {progress.percent:.0f} %" if progress and not task.ended_state else "",
+        "priority": task.priority if task.priority is not Priority.NORMAL else "",
+        "asked for": local_time(task.created),
         "started": local_time(task.started),
         "ended": local_time(task.ended),
+        "waits for": f"{_place(task)}{printable(task.queue_reason)}",
     }
+
+
+def _place(task: Task) -> str:
+    return f"#{task.position}, " if task.position else ""
+
+
+def _log_row(line: LogLine) -> Cells:
+    return {"time": local_time(line.time), "by": line.place, "level": line.level, "": printable(line.text)}
 
 
 VMS = Listing(vm_row, lambda vm: vm.definition.name, "No VMs. Define one: kvmove vm define FILE --host HOST")
 HOSTS = Listing(_host_row, lambda host: host.name, "No hosts. List them in manager.toml: [[host]] name, control")
+LOG = Listing(_log_row, lambda line: line.text, "No lines: nobody remembers anything of this task.")
 TASKS = Listing(_task_row, lambda task: task.id, "No tasks yet. Move a VM: kvmove move VM HOST")

@@ -6,18 +6,20 @@ NotAllowed, or the error that the manager raised. VMs are named by name, UUID or
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlencode
 
 from pydantic import TypeAdapter
 
 from kvmove.client.http import HttpClient, segment
 from kvmove.errors import InvalidInput
 from kvmove.model.host import HostDatastore, HostStatus
+from kvmove.model.log import LogLine
 from kvmove.model.move import MoveCheck, MoveRequest
-from kvmove.model.task import Task
+from kvmove.model.task import Task, TaskChange, TaskState
 from kvmove.model.vm import VmDefinition, VmPlacement, VmStatus
 from kvmove.pki.identity import Identity, Role
 
@@ -31,6 +33,7 @@ _VMS = TypeAdapter(list[VmStatus])
 _DATASTORES = TypeAdapter(list[HostDatastore])
 _CHECK = TypeAdapter(MoveCheck)
 _TASK = TypeAdapter(Task)
+_LOG = TypeAdapter(list[LogLine])
 _TASKS = TypeAdapter(list[Task])
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 _NOTHING = TypeAdapter(type(None))
@@ -125,15 +128,36 @@ class ManagerClient:
         """
         return await self._http.ask(_TASK, "POST", f"{PREFIX}/moves", request, timeout=_CHANGE_TIMEOUT)
 
-    async def tasks(self) -> list[Task]:
-        return await self._http.ask(_TASKS, "GET", f"{PREFIX}/tasks")
+    async def tasks(
+        self,
+        states: Iterable[TaskState] = (),
+        vm: str | None = None,
+        host: str | None = None,
+        limit: int | None = None,
+    ) -> list[Task]:
+        """The tasks, newest first: those in one of `states`, of the VM (its whole name or UUID), with that host."""
+        given = [*(("state", state) for state in states), ("vm", vm), ("host", host), ("limit", limit)]
+        query = urlencode([(name, value) for name, value in given if value is not None])
+        return await self._http.ask(_TASKS, "GET", f"{PREFIX}/tasks{'?' if query else ''}{query}")
 
     async def task(self, task_id: str) -> Task:
         return await self._http.ask(_TASK, "GET", f"{PREFIX}/tasks/{segment(task_id)}")
 
     async def cancel_task(self, task_id: str) -> Task:
-        """Ask the source to stop the move; the task ends when the source is free again."""
+        """End a queued move, or ask the source to stop it: then the task ends when the source is free again."""
         return await self._http.ask(_TASK, "POST", f"{PREFIX}/tasks/{segment(task_id)}:cancel")
+
+    async def retry_task(self, task_id: str) -> Task:
+        """Ask once more for what an ended task was asked for; gives the new task."""
+        return await self._http.ask(_TASK, "POST", f"{PREFIX}/tasks/{segment(task_id)}:retry", timeout=_CHANGE_TIMEOUT)
+
+    async def change_task(self, task_id: str, change: TaskChange) -> Task:
+        """Change what may be changed about a task that has not ended."""
+        return await self._http.ask(_TASK, "PATCH", f"{PREFIX}/tasks/{segment(task_id)}", change)
+
+    async def task_log(self, task_id: str) -> list[LogLine]:
+        """What the manager and both agents have logged of the task, oldest first."""
+        return await self._http.ask(_LOG, "GET", f"{PREFIX}/tasks/{segment(task_id)}/log")
 
     async def watch_task(self, task_id: str, after: int = -1) -> AsyncGenerator[Task, None]:
         """The task now and at each change, in states later than revision `after`, until it has ended.

@@ -12,6 +12,9 @@ control = "10.0.0.1:7441"
 [registry]
 engine = "etcd"
 endpoints = ["https://10.0.0.11:2379", "https://10.0.0.12:2379", "https://10.0.0.13:2379"]
+
+[admission]
+host = 8
 """
 
 from ipaddress import ip_address
@@ -21,6 +24,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 from yarl import URL
 
+from kvmove.admission.costs import Limits
 from kvmove.model.address import Address
 from kvmove.model.move import HostRef
 from kvmove.model.strict import Strict
@@ -77,6 +81,7 @@ class ManagerConfig(Strict):
     pki: Path = Path("/var/lib/kvmove/pki/manager")
     hosts: Annotated[tuple[HostRef, ...], Field(alias="host")] = ()
     registry: RegistrySettings = SqliteSettings()
+    admission: Limits = Limits()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "ManagerConfig":

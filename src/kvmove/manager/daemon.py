@@ -19,7 +19,10 @@ from kvmove.manager.listeners import Listener, hold, tcp_door, unix_door
 from kvmove.manager.moves import Moves
 from kvmove.manager.registry_engine import open_registry
 from kvmove.manager.task_book import TaskBook
+from kvmove.manager.task_log import MANAGER
 from kvmove.manager.task_store import TaskStore
+from kvmove.manager.turns import Turns
+from kvmove.move_log import MoveLog
 
 _LOG = logging.getLogger(__name__)
 
@@ -79,7 +82,11 @@ async def _parts(config: ManagerConfig, stack: AsyncExitStack) -> Parts:
     stack.push_async_callback(book.close)
     inventory = Inventory(config.hosts, lambda host: AgentClient(host, config.pki))
     stack.push_async_callback(inventory.close)
-    moves = Moves(inventory, registry, book, Follower(inventory, registry, book))
+    kept = MoveLog(MANAGER)
+    logging.getLogger("kvmove").addHandler(kept)
+    stack.callback(logging.getLogger("kvmove").removeHandler, kept)
+    turns = Turns(book, inventory, config.admission)
+    moves = Moves(inventory, registry, book, Follower(inventory, registry, book), turns, kept)
     stack.push_async_callback(moves.close)
     return Parts(inventory, registry, book, moves)
 

@@ -1,30 +1,41 @@
-"""Starts moves, one per VM at a time, and cancels them; `follow` sees them to their end.
+"""Takes moves on, one per VM at a time, begins each when its turn comes (`turns`), and cancels them; `follow` sees them
+to their end.
 
-Order of a start, and why: the task is on disk before any agent hears of the move, so that a manager that dies in
-between finds it again; the destination expects the move before the source begins it; and when the source's answer is
-lost, the move may have begun, so the task is followed rather than called a failure.
+Order of a start, and why: the task is on disk, queued, before anything else, so that a manager that dies finds it
+again. When its turn comes at once, it begins with the plan that was just made; later, everything is looked at and
+planned anew, and what blocks it by then ends the task. It is on disk as running before any agent hears of the move; the
+destination expects the move before the source begins it; and when the source's answer is lost, the move may have begun,
+so the task is followed rather than called a failure. A task that a restarted manager finds running is followed, unless
+source and registry prove that its move never began: then it waits for its turn again, as another move to the agents.
 
 Invariant: the ticket goes to the two agents and nowhere else: not into the task, the log, an answer or an error.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
-from kvmove.errors import Busy, KvmoveError, Unreachable
+from kvmove.errors import Busy, Cancelled, KvmoveError, MoveFailed, NotFound, Unreachable
 from kvmove.manager.follow import Follower, now
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.task_book import TaskBook
+from kvmove.manager.task_log import MANAGER, TaskLogs
+from kvmove.manager.turns import Turns
 from kvmove.migration.findings import warnings
 from kvmove.migration.plan import check, make_plan
 from kvmove.model.image import DiskImage
+from kvmove.model.log import LogLine
 from kvmove.model.move import MoveCheck, MoveKind, MovePlan, MoveRequest
 from kvmove.model.ownership import Ownership, OwnershipState
-from kvmove.model.task import Task, TaskState
+from kvmove.model.schedule import parse_start
+from kvmove.model.task import Task, TaskChange, TaskState
 from kvmove.model.vm import VmStatus
+from kvmove.move_log import MoveLog
 from kvmove.registry.interface import Registry
 
 _LOG = logging.getLogger(__name__)
@@ -32,29 +43,49 @@ _LOG = logging.getLogger(__name__)
 _TICKET_BYTES = 32
 _AFTER_FAULT_SECONDS = 5.0
 
+QUEUE_SECONDS = 1.0
+"""So often is the queue looked at while something waits: a time comes, a host answers again."""
+
+_NOT_QUEUED: dict[str, Any] = {"position": None, "queue_reason": ""}
+
 
 class Moves:
     """The moves of this manager. Lives on one event loop."""
 
-    def __init__(self, inventory: Inventory, registry: Registry, book: TaskBook, follower: Follower) -> None:
+    def __init__(
+        self,
+        inventory: Inventory,
+        registry: Registry,
+        book: TaskBook,
+        follower: Follower,
+        turns: Turns | None = None,
+        kept: MoveLog | None = None,
+    ) -> None:
         self._inventory = inventory
         self._registry = registry
         self._book = book
         self._follower = follower
+        self._turns = turns or Turns(book, inventory)
+        self._logs = TaskLogs(inventory, book, kept or MoveLog(MANAGER))
         self._starting: set[UUID] = set()
-        self._following: set[asyncio.Task[None]] = set()
+        self._planned: set[str] = set()
+        self._beginning: dict[str, asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._moved_on = asyncio.Event()
 
     def resume(self) -> None:
-        """Follow again what was running when the manager ended."""
+        """Follow again what was running when the manager ended, and let the queue move on from now on."""
         for task in self._book.running():
             if task.plan is not None:
-                self._follow(task.id, task.plan)
+                self._spawn(self._take_up(task, task.plan), f"take up {task.id}")
+        self._spawn(self._keep_advancing(), "queue")
 
     async def close(self) -> None:
-        """Stop following. The moves go on."""
-        for following in self._following:
-            following.cancel()
-        await asyncio.gather(*self._following, return_exceptions=True)
+        """Stop following. The moves go on, and what is queued stays so."""
+        working = [*self._background, *self._beginning.values()]
+        for work in working:
+            work.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
 
     async def check(self, request: MoveRequest) -> MoveCheck:
         """What the move would do, and what to know before; nothing is changed.
@@ -67,30 +98,183 @@ class Moves:
         self._refuse_second(vm)
         return await self._plan(request, vm)
 
-    async def start(self, request: MoveRequest) -> Task:
-        """Start the move and give its task. Raises as `check` does, and what an agent says against it.
+    async def start(self, request: MoveRequest, *, by: str = "", parent: str | None = None) -> Task:
+        """Take the move on: it begins now or is queued; its task tells. Raises as `check` does, and, when it begins
+        now, what an agent says against it.
 
         After an error of an agent the task is there too, as failed. After a lost answer of the source it runs.
+
+        :param by: who asks. :param parent: the task that this move is a part of.
         """
         vm = await self._find(request)
         with self._alone(vm):
             plan = (await self._plan(request, vm)).plan
-            task = await self._book.add(_task(plan))
-            _LOG.info("move %s: %s from %s to %s", task.id, task.vm, task.source, task.destination)
-            await self._begin(task, plan)
-        self._follow(task.id, plan)
+            task = _task(plan, self._resolved(request, plan), by, parent)
+            task = await self._book.add(task.model_copy(update={"claims": self._turns.claims(plan)}))
+            _LOG.info("move %s is taken on: %s from %s to %s", task.id, task.vm, task.source, task.destination)
+        self._planned.add(task.id)
+        try:
+            await self._advance()
+            if task.id in self._beginning:
+                await asyncio.shield(self._beginning[task.id])
+        finally:
+            self._planned.discard(task.id)
+        return self._book.get(task.id)
+
+    async def retry(self, task: Task, *, by: str = "") -> Task:
+        """Ask once more for what an ended task was asked for; gives the new task. Raises as `start` does.
+
+        :raise Busy: it has not ended. :raise NotFound: it keeps no request.
+        """
+        if not task.ended_state:
+            raise Busy(f"task {task.id} is {task.state}, and not over", hint=f"watch it: kvmove task watch {task.id}")
+        if task.request is None:
+            raise NotFound(f"task {task.id} does not say what it was asked for", hint="ask for the move anew")
+        return await self.start(task.request, by=by, parent=task.parent)
+
+    async def change(self, task: Task, change: TaskChange) -> Task:
+        """Change what may be changed about a task that has not ended.
+
+        :raise Busy: its state does not allow it; nothing is changed then.
+        """
+        task = self._book.get(task.id)
+        if change.priority is not None:
+            if task.state is not TaskState.QUEUED:
+                raise Busy(f"task {task.id} is {task.state}: its priority counts only while it is queued")
+            request = task.request and task.request.model_copy(update={"priority": change.priority})
+            await self._book.change(task.id, priority=change.priority, request=request)
+            await self._advance()
         return self._book.get(task.id)
 
     async def cancel(self, task: Task) -> Task:
-        """Ask the source to undo the move.
+        """End a queued move at once; ask the source of a running one to undo it.
 
         :raise Busy: the task has ended, or the move is past the point where it can be undone.
         :raise Unreachable: the source does not answer.
         """
+        task = self._book.get(task.id)
+        if task.state is TaskState.QUEUED:
+            return await self._cancel_queued(task)
+        beginning = self._beginning.get(task.id)
+        if beginning is not None:
+            await asyncio.wait({beginning})
+            task = self._book.get(task.id)
         if task.ended_state:
             raise Busy(f"task {task.id} has ended already: {task.state}", vm_state=task.vm_state)
-        await self._inventory.agent(task.source).cancel(task.id)
+        await self._inventory.agent(task.source).cancel(task.plan.move_id if task.plan else task.id)
         return self._book.get(task.id)
+
+    async def log(self, task: Task) -> list[LogLine]:
+        """What the manager and both agents have logged of the task, oldest first."""
+        return await self._logs.of(task)
+
+    async def _cancel_queued(self, task: Task) -> Task:
+        error = Cancelled("the move was cancelled while it was queued", vm_state=task.vm_state)
+        state = TaskState.CANCELLED
+        await self._book.change(task.id, state=state, problem=error.problem(), ended=now(), **_NOT_QUEUED)
+        _LOG.info("task %s was cancelled while it was queued", task.id)
+        self._spawn(self._logs.keep(task.id), f"log of {task.id}")
+        self._moved_on.set()
+        return self._book.get(task.id)
+
+    # The queue.
+
+    async def _keep_advancing(self) -> None:
+        """For ever: when something ended, and every moment while something waits, let the queue move on."""
+        while True:
+            self._moved_on.clear()
+            try:
+                await self._advance()
+            except Exception:
+                _LOG.exception("the queue could not move on; trying again")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUEUE_SECONDS if self._book.queued() else None):
+                    await self._moved_on.wait()
+
+    async def _advance(self) -> None:
+        await self._turns.advance(self._give_turn)
+
+    def _give_turn(self, task_id: str) -> None:
+        self._beginning[task_id] = asyncio.create_task(self._begin(task_id), name=f"begin {task_id}")
+        self._beginning[task_id].add_done_callback(lambda done: self._turn_over(task_id, done))
+
+    def _turn_over(self, task_id: str, done: asyncio.Task[None]) -> None:
+        del self._beginning[task_id]
+        self._turns.over(task_id)
+        self._moved_on.set()
+        if not done.cancelled() and (error := done.exception()) is not None:
+            _LOG.warning("task %s did not begin: %s", task_id, error)
+
+    async def _begin(self, task_id: str) -> None:
+        """The task's turn: its move runs, or it waits again, or has ended, when this returns.
+
+        :raise KvmoveError: the task has ended by it.
+        """
+        task = self._book.get(task_id)
+        plan = task.plan if task_id in self._planned else await self._plan_again(task)
+        if plan is None:
+            return
+        places = {"source": plan.source.name, "destination": plan.destination.name}
+        fields = {"state": TaskState.RUNNING, "started": now(), "plan": plan, "claims": self._turns.claims(plan)}
+        task = await self._book.change(task_id, **fields, **places, **_NOT_QUEUED)
+        if task.state is not TaskState.RUNNING:
+            return  # cancelled meanwhile
+        _LOG.info("move %s begins", plan.move_id)
+        await self._tell_agents(task, plan)
+        self._follow(task.id, plan)
+
+    async def _plan_again(self, task: Task) -> MovePlan | None:
+        """The world may have changed since the task was queued. None: it is not its turn after all.
+
+        :raise KvmoveError: something blocks it now, and the task has ended by that.
+        """
+        try:
+            if task.request is None or task.plan is None:
+                raise MoveFailed("the task does not say what it was asked for", hint="ask for the move anew")
+            vm = await self._find(task.request)
+            plan = (await self._plan(task.request, vm)).plan.model_copy(update={"move_id": task.plan.move_id})
+        except Unreachable as error:
+            self._turns.postpone(task.id, f"waits for an answer: {error.detail}")
+            return None
+        except KvmoveError as error:
+            await self._not_begun(task, error)
+            raise
+        except Exception as error:
+            failed = MoveFailed(f"the move could not be planned by a defect of ours: {error!r}")
+            await self._not_begun(task, failed)
+            raise failed from error
+        claims = self._turns.claims(plan)
+        if self._turns.has_room(task.id, claims):
+            return plan
+        await self._book.change(task.id, plan=plan, claims=claims)
+        return None
+
+    async def _take_up(self, task: Task, plan: MovePlan) -> None:
+        if task.progress is None and await self._never_began(plan):
+            _LOG.warning("move %s had not begun when the manager ended; task %s waits again", plan.move_id, task.id)
+            again = plan.model_copy(update={"move_id": secrets.token_hex(8)})
+            await self._book.change(task.id, state=TaskState.QUEUED, started=None, plan=again)
+            self._moved_on.set()
+        else:
+            await self._follow_to_end(task.id, plan)
+
+    async def _never_began(self, plan: MovePlan) -> bool:
+        """Whether it is proven that no agent began this move."""
+        try:
+            await self._inventory.agent(plan.source.name).move(plan.move_id)
+        except NotFound:
+            with contextlib.suppress(Unreachable):
+                record = await self._registry.get(plan.vm.uuid)
+                owned = record is not None and record.state is OwnershipState.OWNED
+                return owned and record is not None and (record.owner, record.epoch) == (plan.source.name, plan.epoch)
+        except KvmoveError:
+            _LOG.info("move %s: its source does not say whether it began", plan.move_id)
+        return False
+
+    def _resolved(self, request: MoveRequest, plan: MovePlan) -> MoveRequest:
+        """What was asked for, so that it still means the same when its turn comes: this VM, that moment."""
+        at = request.at and parse_start(request.at, self._turns.clock()).isoformat()
+        return request.model_copy(update={"vm": str(plan.vm.uuid), "at": at})
 
     async def _find(self, request: MoveRequest) -> VmStatus:
         await self._inventory.refresh()
@@ -127,15 +311,16 @@ class Moves:
         uuid, name = vm.definition.uuid, vm.definition.name
         if uuid in self._starting:
             raise Busy(f"a move of {name} is being started", hint="see kvmove task list")
-        for task in self._book.running():
+        for task in self._book.unended():
             if task.plan is not None and task.plan.vm.uuid == uuid:
+                waits = "has a move that is queued" if task.state is TaskState.QUEUED else "moves already"
                 raise Busy(
-                    f"{name} moves already: {task.source} to {task.destination}",
+                    f"{name} {waits}: {task.source} to {task.destination}",
                     hint=f"watch it: kvmove task watch {task.id}, or cancel it: kvmove task cancel {task.id}",
                     vm_state=task.vm_state,
                 )
 
-    async def _begin(self, task: Task, plan: MovePlan) -> None:
+    async def _tell_agents(self, task: Task, plan: MovePlan) -> None:
         ticket = secrets.token_hex(_TICKET_BYTES)
         try:
             if plan.kind is not MoveKind.STORAGE:
@@ -153,12 +338,17 @@ class Moves:
 
     async def _not_begun(self, task: Task, error: KvmoveError) -> None:
         error.vm_state = error.vm_state or task.vm_state
-        await self._book.change(task.id, state=TaskState.FAILED, problem=error.problem(), ended=now())
+        state = TaskState.FAILED
+        await self._book.change(task.id, state=state, problem=error.problem(), ended=now(), **_NOT_QUEUED)
+        self._spawn(self._logs.keep(task.id), f"log of {task.id}")
 
     def _follow(self, task_id: str, plan: MovePlan) -> None:
-        following = asyncio.create_task(self._follow_to_end(task_id, plan), name=f"follow {task_id}")
-        self._following.add(following)
-        following.add_done_callback(self._following.discard)
+        self._spawn(self._follow_to_end(task_id, plan), f"follow {task_id}")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _follow_to_end(self, task_id: str, plan: MovePlan) -> None:
         """A fault of ours must not leave a task running for ever: it is told in the log and following goes on."""
@@ -168,6 +358,8 @@ class Moves:
             except Exception:
                 _LOG.exception("following move %s failed; trying again", task_id)
                 await asyncio.sleep(_AFTER_FAULT_SECONDS)
+        self._moved_on.set()
+        await self._logs.keep(task_id)
 
 
 def _refuse_moving(vm: VmStatus, record: Ownership | None) -> None:
@@ -179,17 +371,19 @@ def _refuse_moving(vm: VmStatus, record: Ownership | None) -> None:
         )
 
 
-def _task(plan: MovePlan) -> Task:
-    moment = now()
+def _task(plan: MovePlan, request: MoveRequest, by: str, parent: str | None) -> Task:
     return Task(
         id=plan.move_id,
         kind="move",
         vm=plan.vm.name,
         source=plan.source.name,
         destination=plan.destination.name,
-        state=TaskState.RUNNING,
-        created=moment,
-        started=moment,
+        state=TaskState.QUEUED,
+        created=now(),
+        started_by=by,
+        parent=parent,
+        priority=request.priority,
+        request=request,
         plan=plan,
         vm_state=f"{plan.power} on {plan.source.name}",
     )

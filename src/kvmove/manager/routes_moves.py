@@ -1,10 +1,14 @@
 """REST: moves, checked and started."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
 
 from kvmove.manager.moves import Moves
+from kvmove.manager.peer import peer_of
 from kvmove.model.move import MoveCheck, MoveRequest
 from kvmove.model.task import Task
+from kvmove.pki.identity import Identity
 
 
 def moves_router(moves: Moves) -> APIRouter:
@@ -16,8 +20,9 @@ def moves_router(moves: Moves) -> APIRouter:
         return await moves.check(request)
 
     @router.post("/moves", status_code=202)
-    async def start_move(request: MoveRequest, response: Response) -> Task:
-        task = await moves.start(request)
+    async def start_move(request: MoveRequest, response: Response, peer: Annotated[Identity, Depends(peer_of)]) -> Task:
+        """Start it, or queue it where the limits leave no room for it yet: the answer is its task."""
+        task = await moves.start(request, by=peer.name)
         response.headers["Location"] = f"/api/v1/tasks/{task.id}"
         return task
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from kvmove.errors import InvalidInput, NotFound
 from kvmove.manager.task_store import TaskStore
+from kvmove.model.log import LogLine
 from kvmove.model.task import Task, TaskState
 
 _UNSAVED = 100
@@ -61,6 +62,10 @@ class TaskBook:
     def unended(self) -> list[Task]:
         """The tasks that are queued or running, newest first."""
         return [task for task in self.all() if not task.ended_state]
+
+    def queued(self) -> list[Task]:
+        """The tasks that wait for their turn or their time, oldest first."""
+        return [task for task in reversed(self.all()) if task.state is TaskState.QUEUED]
 
     def running(self) -> list[Task]:
         """The tasks that run, newest first."""
@@ -118,6 +123,15 @@ class TaskBook:
                 return
             else:
                 await changed.wait()
+
+    async def keep_log(self, task_id: str, lines: list[LogLine]) -> None:
+        """Put the log of an ended task beside it; it goes with it."""
+        if task_id in self._tasks:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._store.save_log, task_id, lines)
+
+    async def log(self, task_id: str) -> list[LogLine] | None:
+        """What was kept of the task's log; None: nothing was."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._store.log, task_id)
 
     async def _forget_old(self) -> None:
         ended = [task for task in self.all() if task.ended_state]

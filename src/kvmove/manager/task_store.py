@@ -8,8 +8,9 @@ import logging
 import sqlite3
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from kvmove.model.log import LogLine
 from kvmove.model.task import Task
 
 _LOG = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ CREATE TABLE IF NOT EXISTS task (
     body TEXT NOT NULL
 ) STRICT
 """
+_LOG_SCHEMA = "CREATE TABLE IF NOT EXISTS task_log (id TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT"
+_LINES = TypeAdapter(list[LogLine])
 _SAVE = """
 INSERT INTO task (id, started, state, body) VALUES (?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET state = excluded.state, body = excluded.body
@@ -36,6 +39,7 @@ class TaskStore:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute(_SCHEMA)
+        self._db.execute(_LOG_SCHEMA)
 
     def load(self) -> list[Task]:
         """All tasks, oldest first. One that this version cannot read is left on disk and told in the log."""
@@ -47,8 +51,23 @@ class TaskStore:
         self._db.execute(_SAVE, (task.id, task.created, task.state, task.model_dump_json()))
 
     def delete(self, task_id: str) -> None:
-        """Forget a task."""
+        """Forget a task and its log."""
         self._db.execute("DELETE FROM task WHERE id = ?", (task_id,))
+        self._db.execute("DELETE FROM task_log WHERE id = ?", (task_id,))
+
+    def save_log(self, task_id: str, lines: list[LogLine]) -> None:
+        """Put the log of a task on disk, in place of what is there."""
+        body = _LINES.dump_json(lines).decode()
+        self._db.execute("INSERT OR REPLACE INTO task_log (id, body) VALUES (?, ?)", (task_id, body))
+
+    def log(self, task_id: str) -> list[LogLine] | None:
+        """The log of a task; None when there is none, or none that this version can read."""
+        row = self._db.execute("SELECT body FROM task_log WHERE id = ?", (task_id,)).fetchone()
+        try:
+            return None if row is None else _LINES.validate_json(row[0])
+        except ValidationError as error:
+            _LOG.warning("the log of task %s on disk cannot be read: %s", task_id, error)
+            return None
 
     def close(self) -> None:
         self._db.close()

@@ -89,7 +89,16 @@ def test_a_host_that_does_not_answer_says_why_in_the_list(manager: FakeManager, 
 
 def test_only_running_tasks_are_listed_when_asked_for(manager: FakeManager, kvmove: Kvmove) -> None:
     manager.answers["GET /tasks"] = [samples.task(), ENDED]
-    assert kvmove("task", "list", "--running", "-o", "name").out.split() == [samples.MOVE_ID]
+    assert kvmove("task", "list", "--running", "-o", "name").code == 0
+    assert manager.queries[-1] == "state=queued&state=running&limit=50"
+
+
+def test_tasks_are_listed_by_state_vm_and_host(manager: FakeManager, kvmove: Kvmove) -> None:
+    manager.answers["GET /tasks"] = [ENDED]
+    kvmove("task", "list", "--state", "failed", "--vm", "web1", "--host", "h2", "--limit", "3")
+    assert manager.queries[-1] == "state=failed&vm=web1&host=h2&limit=3"
+    kvmove("task", "list", "--all")
+    assert manager.queries[-1] == ""
 
 
 def test_a_task_that_succeeded_is_shown_with_its_report(manager: FakeManager, kvmove: Kvmove) -> None:
