@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import abstractmethod
 from contextlib import AsyncExitStack, ExitStack
 
 from kvmove.client.agent import AgentClient
 from kvmove.disk.datastore import Datastore
 from kvmove.disk.offload import Offload
-from kvmove.errors import Cancelled, CheckFailed, KvmoveError, MoveFailed
+from kvmove.errors import Busy, Cancelled, CheckFailed, KvmoveError, MoveFailed, Unreachable
 from kvmove.failpoints import reach
 from kvmove.migration.bases import NewBases, SourceBases, copy_cold
 from kvmove.migration.clean_up import give_away, stay
@@ -27,7 +28,7 @@ from kvmove.migration.disk_images import SourceImages, TargetImages, quietly
 from kvmove.migration.disk_mirrors import moving_disks
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
-from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.move_board import REGISTRY_RETRY_SECONDS, MoveBoard
 from kvmove.migration.move_record import record_before, record_under_way
 from kvmove.migration.procedure import Procedure
 from kvmove.migration.switchover import Decision, SwitchoverParts, Timing, hand_over
@@ -49,6 +50,7 @@ from kvmove.wire.handshake import StreamRole
 log = logging.getLogger(__name__)
 
 STREAM_SECONDS = 10.0
+ANNOUNCE_SECONDS = 30.0
 
 
 class OutgoingMove(Procedure):
@@ -121,7 +123,7 @@ class OutgoingMove(Procedure):
         await self._begin()
         begun = record_under_way(self.plan)
         undo.push_async_callback(quietly, self._abort_ownership, begun)
-        await self._host.registry.swap(self._record, begun)
+        await self._announce(begun)
         self._record = begun
         undo.push_async_callback(self._tell_destination)
         await self._bring_bases()
@@ -163,6 +165,25 @@ class OutgoingMove(Procedure):
         except BaseException:
             self._host.vms.end_move(self.plan.vm.uuid, self.plan.epoch)
             raise
+
+    async def _announce(self, begun: Ownership) -> None:
+        """The registry is to know of the move. One that is silent for a moment, say while the manager is started again,
+        is no reason to give up what has just begun.
+
+        :raise Unreachable: it is for longer. :raise Busy: its record is another than the plan's.
+        """
+        deadline = time.monotonic() + ANNOUNCE_SECONDS
+
+        async def pause() -> None:
+            if time.monotonic() > deadline:
+                raise Unreachable("the registry does not answer, so the move cannot begin", hint="is the manager up?")
+            self.board.message = "waiting for the registry, to note there that the VM moves"
+            await asyncio.sleep(REGISTRY_RETRY_SECONDS)
+
+        stored = await swap_until_known(self._host.registry, self._record, begun, pause)
+        self.board.message = ""
+        if stored != begun:
+            raise Busy(f"the registry's record of VM {self.plan.vm.name} is not what the move was planned with")
 
     async def _disk_move(self, undo: AsyncExitStack, release: AsyncExitStack) -> DiskMove:
         """To the destination's agent over the migration NICs, or straight into the disks that it has made."""
