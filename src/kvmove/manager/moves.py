@@ -119,6 +119,7 @@ class Moves:
                 await asyncio.shield(self._beginning[task.id])
         finally:
             self._planned.discard(task.id)
+            self._moved_on.set()  # it may wait for its time: from now on the queue is looked at
         return self._book.get(task.id)
 
     async def retry(self, task: Task, *, by: str = "") -> Task:

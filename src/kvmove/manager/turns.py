@@ -91,7 +91,7 @@ class Turns:
     def _running(self, without: str = "") -> list[Running]:
         return [
             Running(task.vm, task.claims)
-            for task in self._book.unended()
+            for task in reversed(self._book.unended())
             if task.id != without and (task.state is TaskState.RUNNING or task.id in self._given)
         ]
 
