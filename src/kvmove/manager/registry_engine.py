@@ -3,13 +3,18 @@
 Whichever it is, agents ask the manager (`registry_routes`); they never speak to etcd.
 """
 
+import ssl
 from pathlib import Path
 
 from kvmove.manager.config import EtcdSettings, RegistrySettings
 from kvmove.pki.contexts import client_context_of
 from kvmove.registry.etcd import EtcdRegistry
+from kvmove.registry.etcd_slots import EtcdSlots
 from kvmove.registry.interface import Registry
-from kvmove.registry.sqlite import SqliteRegistry
+from kvmove.registry.leased_slots import LeasedSlots
+from kvmove.registry.sqlite import SqliteRegistry, SqliteSlots
+
+_FILE = "registry.db"
 
 
 def open_registry(settings: RegistrySettings, state: Path) -> Registry:
@@ -19,6 +24,16 @@ def open_registry(settings: RegistrySettings, state: Path) -> Registry:
     :raise NotFound, NotAllowed: the certificates for etcd are missing or broken.
     """
     if isinstance(settings, EtcdSettings):
-        tls = client_context_of(settings.ca, settings.cert, settings.key) if settings.encrypted else None
-        return EtcdRegistry(settings.endpoints, settings.prefix, tls)
-    return SqliteRegistry(state / "registry.db")
+        return EtcdRegistry(settings.endpoints, settings.prefix, _tls(settings))
+    return SqliteRegistry(state / _FILE)
+
+
+def open_slots(settings: RegistrySettings, state: Path) -> LeasedSlots:
+    """This manager's admission slots, in the same engine; raises as `open_registry`."""
+    if isinstance(settings, EtcdSettings):
+        return LeasedSlots(EtcdSlots(settings.endpoints, settings.prefix, _tls(settings)))
+    return LeasedSlots(SqliteSlots(state / _FILE))
+
+
+def _tls(settings: EtcdSettings) -> ssl.SSLContext | None:
+    return client_context_of(settings.ca, settings.cert, settings.key) if settings.encrypted else None

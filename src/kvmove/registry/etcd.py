@@ -16,22 +16,19 @@ way and be taken for refused. See `settle` for following one.
 from __future__ import annotations
 
 import ssl
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from kvmove.errors import Unreachable
 from kvmove.model.ownership import Ownership
 from kvmove.registry import ownership
 from kvmove.registry.etcd_gateway import EtcdGateway
+from kvmove.registry.etcd_json import RANGE, TXN, Json, below, damaged, decode, delete, encode, put, unchanged
 
 TIMEOUT = 4.0
 """Seconds that a call may take. Below what an agent waits for its manager, so that it hears the reason."""
 
 _OWNER = "/owner"
-_TXN, _RANGE = "/v3/kv/txn", "/v3/kv/range"
-Json = dict[str, Any]
 Operations = list[Json]
 Records = list[Ownership]
 
@@ -68,14 +65,13 @@ class EtcdRegistry:
 
     async def list(self) -> Records:
         start = f"{self._prefix}/vm/"
-        everything_below = {"key": _encode(start), "range_end": _encode(f"{self._prefix}/vm0")}  # 0 comes after /
         async with self._gateway.deadline():
-            answer = await self._gateway.read(_RANGE, everything_below)
+            answer = await self._gateway.read(RANGE, below(start))
         try:
-            pairs = [(_decode(pair["key"]).removeprefix(start), pair) for pair in answer.body.get("kvs", [])]
+            pairs = [(decode(pair["key"]).removeprefix(start), pair) for pair in answer.body.get("kvs", [])]
             return [_record(UUID(key[: -len(_OWNER)]), pair) for key, pair in pairs if key.endswith(_OWNER)]
         except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(f"what etcd keeps below {start}", error) from error
+            raise damaged(f"what etcd keeps below {start}", error) from error
 
     async def claim(self, vm: UUID, host: str) -> Ownership:
         return await self._store(vm, lambda now: ownership.claim(now.record, vm, host, now.last_epoch))
@@ -85,8 +81,8 @@ class EtcdRegistry:
 
     async def release(self, expected: Ownership) -> None:
         writes = [
-            _put(self._released_key(expected.vm), str(expected.epoch)),
-            {"request_delete_range": {"key": _encode(self._owner_key(expected.vm))}},
+            put(self._released_key(expected.vm), str(expected.epoch)),
+            delete(self._owner_key(expected.vm)),
         ]
 
         def decide(now: _Stored) -> Operations:
@@ -104,7 +100,7 @@ class EtcdRegistry:
 
         def writes(now: _Stored) -> Operations:
             decided.append(decide(now))
-            return [_put(self._owner_key(vm), decided[-1].model_dump_json())]
+            return [put(self._owner_key(vm), decided[-1].model_dump_json())]
 
         await self._change(vm, writes)
         return decided[-1]
@@ -114,20 +110,20 @@ class EtcdRegistry:
         async with self._gateway.deadline():
             while True:
                 now = await self._load(vm)
-                unchanged = [
-                    _compare(self._owner_key(vm), now.record_revision),
-                    _compare(self._released_key(vm), now.epoch_revision),
+                as_read = [
+                    unchanged(self._owner_key(vm), now.record_revision),
+                    unchanged(self._released_key(vm), now.epoch_revision),
                 ]
-                body = {"compare": unchanged, "success": decide(now)}
-                answer = await self._gateway.change(now.member, _TXN, body)
+                body = {"compare": as_read, "success": decide(now)}
+                answer = await self._gateway.change(now.member, TXN, body)
                 if answer.get("succeeded") is True:
                     return
 
     async def _load(self, vm: UUID) -> _Stored:
         """Both keys at one moment. A transaction that only reads is linearizable as its reads are."""
-        keys = [_encode(self._owner_key(vm)), _encode(self._released_key(vm))]
+        keys = [encode(self._owner_key(vm)), encode(self._released_key(vm))]
         reads = [{"request_range": {"key": key}} for key in keys]
-        answer = await self._gateway.read(_TXN, {"success": reads})
+        answer = await self._gateway.read(TXN, {"success": reads})
         try:
             ranges = [response["response_range"] for response in answer.body["responses"]]
             record, epoch = (found["kvs"][0] if "kvs" in found else None for found in ranges)
@@ -135,11 +131,11 @@ class EtcdRegistry:
                 member=answer.member,
                 record=None if record is None else _record(vm, record),
                 record_revision="0" if record is None else record["mod_revision"],
-                last_epoch=0 if epoch is None else int(_decode(epoch["value"])),
+                last_epoch=0 if epoch is None else int(decode(epoch["value"])),
                 epoch_revision="0" if epoch is None else epoch["mod_revision"],
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(f"what etcd keeps of VM {vm}", error) from error
+            raise damaged(f"what etcd keeps of VM {vm}", error) from error
 
     def _owner_key(self, vm: UUID) -> str:
         return f"{self._prefix}/vm/{vm}{_OWNER}"
@@ -148,31 +144,11 @@ class EtcdRegistry:
         return f"{self._prefix}/released/{vm}"
 
 
-def _compare(key: str, revision: str) -> Json:
-    return {"key": _encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": revision}
-
-
-def _put(key: str, value: str) -> Json:
-    return {"request_put": {"key": _encode(key), "value": _encode(value)}}
-
-
 def _record(vm: UUID, pair: Json) -> Ownership:
     try:
-        record = Ownership.model_validate_json(_decode(pair["value"]))
+        record = Ownership.model_validate_json(decode(pair["value"]))
     except (KeyError, ValueError) as error:
-        raise _damaged(f"the record of VM {vm} in etcd", error) from error
+        raise damaged(f"the record of VM {vm} in etcd", error) from error
     if record.vm != vm:
-        raise _damaged(f"the record of VM {vm} in etcd", ValueError(f"it is of VM {record.vm}"))
+        raise damaged(f"the record of VM {vm} in etcd", ValueError(f"it is of VM {record.vm}"))
     return record
-
-
-def _damaged(what: str, error: Exception) -> Unreachable:
-    return Unreachable(f"{what} cannot be read: {error}", hint="was it written by a newer kvmove, or by hand?")
-
-
-def _encode(text: str) -> str:
-    return b64encode(text.encode()).decode()
-
-
-def _decode(text: str) -> str:
-    return b64decode(text).decode()

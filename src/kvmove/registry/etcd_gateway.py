@@ -151,7 +151,9 @@ async def _decoded(response: aiohttp.ClientResponse) -> dict[str, Any]:
     except ValueError:
         answer = None
     if response.status == 200 and isinstance(answer, dict):
-        return answer
+        result = answer.get("result", answer)  # a stream wraps each of its answers
+        if isinstance(result, dict):
+            return result
     said = answer.get("error") if isinstance(answer, dict) else None
     raise _NoAnswer(str(said or f"answers with HTTP status {response.status} and no reason"))
 

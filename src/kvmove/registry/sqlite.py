@@ -4,32 +4,36 @@ Invariant: a change is on stable storage before it is answered. Journal mode WAL
 at each commit; the default rollback journal with FULL does not sync the folder after the journal's removal, so a power
 loss could take back a commit that was answered (https://www.sqlite.org/pragma.html#pragma_synchronous).
 
-One thread owns the connection; calls queue up to it. The rules of change are in `ownership`, not here. A released VM's
-epoch is kept for good, so that a request from its former life finds no record it could match.
+One thread owns a connection; calls queue up to it. The rules of change are in `ownership` and `slots`, not here. A
+released VM's epoch is kept for good, so that a request from its former life finds no record it could match.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
 from kvmove.errors import Unreachable
 from kvmove.model.ownership import Ownership
 from kvmove.registry import ownership
+from kvmove.registry.slots import Held, Outcome, Want, fits, units_of
 
 T = TypeVar("T")
 Records = list[Ownership]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_OLDER_VERSIONS = (1,)  # has no slots
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ownership (
     vm TEXT PRIMARY KEY,
@@ -43,55 +47,57 @@ CREATE TABLE IF NOT EXISTS released (
     vm TEXT PRIMARY KEY,
     epoch INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS lease (
+    id TEXT PRIMARY KEY,
+    seconds REAL NOT NULL,
+    expires REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS slot (
+    holder TEXT PRIMARY KEY,
+    lease TEXT NOT NULL,
+    units TEXT NOT NULL
+) STRICT;
 """
 _COLUMNS = "vm, owner, epoch, state, move_id, destination"
 _BUSY_SECONDS = 5.0
 
 
-class SqliteRegistry:
-    """The registry in the file `path`, which is made (0600) when it is missing.
-
-    A call that is cancelled may have taken effect, as may one that raised Unreachable.
-
-    :raise Unreachable: the file cannot be opened, is no database, or was written by a newer version.
-    """
+class _Database:
+    """The file `path` with its tables, and the one thread that speaks to it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="registry")
         try:
-            self._connection = self._thread.submit(self._open).result()
+            self.connection = self._thread.submit(self._open).result()
         except BaseException:
             self._thread.shutdown()
             raise
 
-    async def get(self, vm: UUID) -> Ownership | None:
-        return await self._run(lambda: self._load(vm))
-
-    async def list(self) -> list[Ownership]:
-        return await self._run(self._load_all)
-
-    async def claim(self, vm: UUID, host: str) -> Ownership:
-        return await self._run(lambda: self._claim(vm, host))
-
-    async def swap(self, expected: Ownership, new: Ownership) -> Ownership:
-        return await self._run(lambda: self._swap(expected, new))
-
-    async def release(self, expected: Ownership) -> None:
-        await self._run(lambda: self._release(expected))
-
     async def close(self) -> None:
         try:
-            self._thread.submit(self._connection.close)
+            self._thread.submit(self.connection.close)
         except RuntimeError:
             return  # closed already
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
         except RuntimeError as error:
             raise Unreachable(f"the registry {self._path} is closed") from error
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """One transaction that holds the write lock from its first read on."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.connection.execute("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
@@ -127,55 +133,143 @@ class SqliteRegistry:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
+        if version not in (0, *_OLDER_VERSIONS, SCHEMA_VERSION):
             raise Unreachable(
                 f"the registry's database {self._path} has version {version}; this program knows {SCHEMA_VERSION}",
                 hint="run the version of kvmove that wrote it",
             )
         connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
+
+class SqliteRegistry:
+    """The registry in the file `path`, which is made (0600) when it is missing.
+
+    A call that is cancelled may have taken effect, as may one that raised Unreachable.
+
+    :raise Unreachable: the file cannot be opened, is no database, or was written by a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = _Database(path)
+
+    async def get(self, vm: UUID) -> Ownership | None:
+        return await self._database.run(lambda: self._load(vm))
+
+    async def list(self) -> list[Ownership]:
+        return await self._database.run(self._load_all)
+
+    async def claim(self, vm: UUID, host: str) -> Ownership:
+        return await self._database.run(lambda: self._claim(vm, host))
+
+    async def swap(self, expected: Ownership, new: Ownership) -> Ownership:
+        return await self._database.run(lambda: self._swap(expected, new))
+
+    async def release(self, expected: Ownership) -> None:
+        await self._database.run(lambda: self._release(expected))
+
+    async def close(self) -> None:
+        await self._database.close()
+
     def _load(self, vm: UUID) -> Ownership | None:
         query = f"SELECT {_COLUMNS} FROM ownership WHERE vm = ?"
-        row = self._connection.execute(query, (str(vm),)).fetchone()
+        row = self._database.connection.execute(query, (str(vm),)).fetchone()
         return None if row is None else _record(row)
 
     def _load_all(self) -> Records:
-        return [_record(row) for row in self._connection.execute(f"SELECT {_COLUMNS} FROM ownership ORDER BY vm")]
+        query = f"SELECT {_COLUMNS} FROM ownership ORDER BY vm"
+        return [_record(row) for row in self._database.connection.execute(query)]
 
     def _claim(self, vm: UUID, host: str) -> Ownership:
-        with self._change():
-            row = self._connection.execute("SELECT epoch FROM released WHERE vm = ?", (str(vm),)).fetchone()
+        with self._database.change():
+            query = "SELECT epoch FROM released WHERE vm = ?"
+            row = self._database.connection.execute(query, (str(vm),)).fetchone()
             return self._store(ownership.claim(self._load(vm), vm, host, last_epoch=0 if row is None else row[0]))
 
     def _swap(self, expected: Ownership, new: Ownership) -> Ownership:
-        with self._change():
+        with self._database.change():
             return self._store(ownership.compare_and_swap(self._load(expected.vm), expected, new))
 
     def _release(self, expected: Ownership) -> None:
-        with self._change():
+        with self._database.change():
             ownership.check_release(self._load(expected.vm), expected)
             vm = str(expected.vm)
-            self._connection.execute("INSERT OR REPLACE INTO released VALUES (?, ?)", (vm, expected.epoch))
-            self._connection.execute("DELETE FROM ownership WHERE vm = ?", (vm,))
+            self._database.connection.execute("INSERT OR REPLACE INTO released VALUES (?, ?)", (vm, expected.epoch))
+            self._database.connection.execute("DELETE FROM ownership WHERE vm = ?", (vm,))
 
     def _store(self, record: Ownership) -> Ownership:
-        self._connection.execute(
+        self._database.connection.execute(
             f"INSERT OR REPLACE INTO ownership ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
             (str(record.vm), record.owner, record.epoch, record.state, record.move_id, record.destination),
         )
         return record
 
-    @contextmanager
-    def _change(self) -> Iterator[None]:
-        """One transaction that holds the write lock from its first read on."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
+
+class SqliteSlots:
+    """The admission slots in the same file. Leases end by this machine's wall clock, which outlives a restart.
+
+    :param clock: seconds since 1970.
+    :raise Unreachable: as `SqliteRegistry`.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._database = _Database(path)
+        self._clock = clock
+
+    async def new_lease(self, seconds: float) -> str:
+        lease = uuid4().hex
+        await self._run(lambda: self._execute("INSERT INTO lease VALUES (?, ?, ?)", lease, seconds, self._end(seconds)))
+        return lease
+
+    async def renew(self, lease: str) -> bool:
+        return await self._run(lambda: self._renew(lease))
+
+    async def put(self, lease: str, holder: str, wants: Mapping[str, Want], *, anyway: bool) -> Outcome:
+        return await self._run(lambda: self._put(lease, holder, wants, anyway=anyway))
+
+    async def drop(self, holder: str) -> None:
+        await self._run(lambda: self._execute("DELETE FROM slot WHERE holder = ?", holder))
+
+    async def held(self) -> list[Held]:
+        return await self._run(self._held)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        """As one transaction, in which no lease has ended that is still there."""
+
+        def in_transaction() -> T:
+            with self._database.change():
+                self._execute("DELETE FROM lease WHERE expires <= ?", self._clock())
+                self._execute("DELETE FROM slot WHERE lease NOT IN (SELECT id FROM lease)")
+                return work()
+
+        return await self._database.run(in_transaction)
+
+    def _renew(self, lease: str) -> bool:
+        row = self._execute("SELECT seconds FROM lease WHERE id = ?", lease).fetchone()
+        if row is None:
+            return False
+        self._execute("UPDATE lease SET expires = ? WHERE id = ?", self._end(row[0]), lease)
+        return True
+
+    def _put(self, lease: str, holder: str, wants: Mapping[str, Want], *, anyway: bool) -> Outcome:
+        if self._execute("SELECT id FROM lease WHERE id = ?", lease).fetchone() is None:
+            return Outcome.LEASE_LOST
+        if not anyway and not fits(self._held(), holder, wants):
+            return Outcome.FULL
+        self._execute("INSERT OR REPLACE INTO slot VALUES (?, ?, ?)", holder, lease, json.dumps(units_of(wants)))
+        return Outcome.TAKEN
+
+    def _held(self) -> list[Held]:
+        rows = self._execute("SELECT holder, lease, units FROM slot ORDER BY holder")
+        return [Held(holder, lease, json.loads(units)) for holder, lease, units in rows]
+
+    def _end(self, seconds: float) -> float:
+        return self._clock() + seconds
+
+    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        return self._database.connection.execute(statement, values)
 
 
 def _record(row: tuple[object, ...]) -> Ownership:

@@ -48,8 +48,9 @@ async def test_records_outlive_a_restart(tmp_path: Path) -> None:
 
 async def test_a_commit_is_synced_and_the_log_is_wal(registry: SqliteRegistry) -> None:
     """FULL with WAL syncs at each commit; NORMAL would sync at checkpoints alone, FULL with DELETE not the folder."""
-    assert await registry._run(lambda: registry._connection.execute("PRAGMA synchronous").fetchone()[0]) == 2
-    assert await registry._run(lambda: registry._connection.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
+    database = registry._database
+    assert await database.run(lambda: database.connection.execute("PRAGMA synchronous").fetchone()[0]) == 2
+    assert await database.run(lambda: database.connection.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
 
 
 async def test_two_processes_on_one_file_still_swap_one_after_the_other(tmp_path: Path) -> None:
