@@ -157,15 +157,30 @@ def _world_services(spec: LabSpec, folders: LabFolders) -> list[Service]:
         config.write_text(_manager_toml(spec, folders))
         services.append(Service("manager", _kvmove("manager", config), str(log / "manager.log")))
         if spec.registry == "etcd":
-            services.append(Service("etcd", _etcd(folders), str(log / "etcd.log")))
+            services += [
+                Service(etcd_service(number), _etcd(spec, folders, number), str(log / f"{etcd_service(number)}.log"))
+                for number in range(spec.etcd_members)
+            ]
     return services
 
 
-def _etcd(folders: LabFolders) -> list[str]:
-    """One member, for the world's own loopback alone."""
-    peer = "http://127.0.0.1:2380"
-    options = {"data-dir": str(folders.host(WORLD) / "etcd"), "name": WORLD, "initial-cluster": f"{WORLD}={peer}"}
-    options |= dict.fromkeys(("listen-client-urls", "advertise-client-urls"), _ETCD)
+def etcd_service(number: int) -> str:
+    """What etcd's member of that number is called among the world's services."""
+    return f"etcd{number + 1}" if number else "etcd"
+
+
+def etcd_endpoint(number: int, *, peer: bool = False) -> str:
+    """Where etcd's member of that number listens, on the world's own loopback alone."""
+    return f"http://127.0.0.1:{_ETCD_PORT + 10 * number + peer}"
+
+
+def _etcd(spec: LabSpec, folders: LabFolders, number: int) -> list[str]:
+    name = etcd_service(number)
+    client, peer = etcd_endpoint(number), etcd_endpoint(number, peer=True)
+    members = range(spec.etcd_members)
+    cluster = ",".join(f"{etcd_service(other)}={etcd_endpoint(other, peer=True)}" for other in members)
+    options = {"data-dir": str(folders.host(WORLD) / name), "name": name, "initial-cluster": cluster}
+    options |= dict.fromkeys(("listen-client-urls", "advertise-client-urls"), client)
     options |= dict.fromkeys(("listen-peer-urls", "initial-advertise-peer-urls"), peer)
     return ["etcd", *(f"--{name}={value}" for name, value in options.items())]
 
@@ -176,7 +191,7 @@ def _agent(spec: LabSpec, folders: LabFolders, host: str, index: int, stores: Ma
     return Service("agent", _kvmove("agent", config), str(folders.host(host) / "agent.log"))
 
 
-_ETCD = "http://127.0.0.1:2379"
+_ETCD_PORT = 2379
 
 KEEP_SOURCE_SECONDS = 5
 """Old disks go soon: a soak would fill the datastore with them."""
@@ -194,7 +209,8 @@ def _manager_toml(spec: LabSpec, folders: LabFolders) -> str:
         f"pki = {_text(folders.pki('manager'))}",
     ]
     if spec.registry == "etcd":
-        lines += ["", "[registry]", 'engine = "etcd"', f"endpoints = [{_text(_ETCD)}]"]
+        endpoints = [etcd_endpoint(number) for number in range(spec.etcd_members)]
+        lines += ["", "[registry]", 'engine = "etcd"', f"endpoints = {json.dumps(endpoints)}"]
     for index, host in enumerate(spec.hosts):
         lines += ["", "[[host]]", f"name = {_text(host)}", f"control = {_text(control_address(index))}"]
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
     prepare         see `outgoing`
     copy disks      mirrors on, drain, copy      undo: mirrors off (the guest goes on)
     copy memory     QEMU's rounds                undo: cancel (a guest that ran goes on)
+                    held while the registry is silent: `registry_gate`
     switch over     see `switchover`             from YIELDED on the registry decides, nothing is undone
     clean up        source's QEMU and disks go
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
-from kvmove.errors import KvmoveError, MoveFailed, NotConverged, Unreachable
+from kvmove.errors import KvmoveError, MoveFailed, NotConverged
 from kvmove.failpoints import reach
 from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit
 from kvmove.memory.relay_process import RelayOrder, RelayProcess
@@ -24,7 +25,8 @@ from kvmove.migration.host_parts import HostParts
 from kvmove.migration.memory_channels import channel_routes, memory_channels
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.outgoing import OutgoingMove
-from kvmove.migration.switchover import REGISTRY_SECONDS, Decision, LiveParts, Timing, pause, send_rest
+from kvmove.migration.registry_gate import RegistryGate
+from kvmove.migration.switchover import Decision, LiveParts, Timing, send_rest
 from kvmove.migration.watch import VmLost
 from kvmove.model.move import MovePlan, Phase
 from kvmove.model.vm import Power
@@ -93,7 +95,8 @@ class SourceMove(OutgoingMove):
 
     async def _copy_memory(self, undo: AsyncExitStack) -> Migration:
         """QEMU's rounds until it stands at pre-switchover: the guest is paused then."""
-        await self._wait_for_registry()
+        gate = RegistryGate(self._host.registry, self.plan.vm.uuid, self.board)
+        await gate.wait()
         migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
         relay = self._relay
         await asyncio.to_thread(relay.wait_ready)
@@ -114,7 +117,8 @@ class SourceMove(OutgoingMove):
                 return migration
             if info.status in ENDED:
                 raise MoveFailed(f"The memory's transfer ended as {info.status}: {relay.why() or info.error}.")
-            await self._steer(migration, convergence, info)
+            if not await gate.holds(migration, info):
+                await self._steer(migration, convergence, gate.without_hold(info))
 
     async def _steer(self, migration: Migration, convergence: Convergence, info: MigrationInfo) -> None:
         decision = convergence.observe(info.rounds, info.throttle)
@@ -138,18 +142,6 @@ class SourceMove(OutgoingMove):
         )
         self._relay = RelayProcess(order)
         release.callback(self._relay.close)
-
-    async def _wait_for_registry(self) -> None:
-        """The switchover needs the registry: wait for it while the guest runs, not while it stands still."""
-        while True:
-            try:
-                async with asyncio.timeout(REGISTRY_SECONDS):
-                    await self._host.registry.get(self.plan.vm.uuid)
-                self.board.message = ""
-                return
-            except (Unreachable, TimeoutError) as error:
-                self.board.message = f"waiting for the registry before the guest is paused: {error}"
-                await pause()
 
     async def _cancel_migration(self, migration: Migration) -> None:
         """Undo of `migrate`: QEMU lets a paused guest go on, but for one whose memory was all sent: that is let go on

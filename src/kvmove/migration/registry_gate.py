@@ -1,0 +1,125 @@
+"""No guest is paused for a switchover that would have to wait for the registry: the move waits, and the guest runs.
+
+    registry        memory                          the task says
+    answers         is sent; QEMU may switch over
+    is silent       QEMU is held back               waiting for the registry before the guest is paused
+    WAIT_SECONDS    the move is undone              why
+
+The registry is asked all the time while memory is sent. It may fall silent in the moment between its last answer and
+the pause, and a guest that writes nothing cannot be held back: then the guest stands still for at most
+`switchover.REGISTRY_SECONDS`, and the move is undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import UUID
+
+from kvmove.errors import KvmoveError, Unreachable
+from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.switchover import REGISTRY_SECONDS, pause
+from kvmove.qemu.migration import Migration, MigrationInfo
+from kvmove.registry.interface import Registry
+
+ASK_SECONDS = 0.5
+FRESH_SECONDS = 2.0
+"""An answer is good for so long; a question that takes longer holds the move back."""
+
+WAIT_SECONDS = 300.0
+"""So long may the registry be silent before the move is undone, the guest running all the time."""
+
+
+class RegistryGate:
+    """Of one move. `clock` gives seconds and never goes back."""
+
+    def __init__(
+        self, registry: Registry, vm: UUID, board: MoveBoard, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._registry = registry
+        self._vm = vm
+        self._board = board
+        self._clock = clock
+        self._asking: asyncio.Task[str] | None = None
+        self._asked = self._heard = clock()
+        self._why = ""
+        self._closed: float | None = None
+        self._held_at: int | None = None
+        self._held_rounds = 0
+
+    async def wait(self) -> None:
+        """Before QEMU begins: return once the registry answers.
+
+        :raise Unreachable: it has not within WAIT_SECONDS.
+        """
+        while why := await self._ask():
+            self._close(why)
+            await pause()
+        self._heard = self._asked = self._clock()
+        self._open()
+
+    async def holds(self, migration: Migration, info: MigrationInfo) -> bool:
+        """While QEMU sends: whether it is held back now. To be called again and again; it does not wait.
+
+        :raise Unreachable: the registry has not answered for WAIT_SECONDS.
+        """
+        self._look()
+        silent = self._clock() - self._heard > FRESH_SECONDS
+        if not self._why and not silent:
+            await self._let_go(migration, info)
+            return False
+        if self._held_at is None:
+            self._held_at = info.rounds
+            await migration.hold_back()
+        self._close(self._why or "it takes too long to answer")
+        return True
+
+    def without_hold(self, info: MigrationInfo) -> MigrationInfo:
+        """`info` without the rounds that went by while it was held back: they say nothing of the guest."""
+        return replace(info, rounds=info.rounds - self._held_rounds)
+
+    async def _let_go(self, migration: Migration, info: MigrationInfo) -> None:
+        if self._held_at is None:
+            return
+        self._held_rounds += info.rounds - self._held_at
+        self._held_at = None
+        await migration.let_go()
+        self._open()
+
+    def _look(self) -> None:
+        """Take in an answer; ask anew when it is time."""
+        now = self._clock()
+        if self._asking is not None and self._asking.done():
+            self._why, self._asking = self._asking.result(), None
+            self._heard = self._heard if self._why else now
+        if self._asking is None and now - self._asked >= ASK_SECONDS:
+            self._asked = now
+            self._asking = asyncio.create_task(self._ask(), name=f"registry gate {self._vm}")
+
+    async def _ask(self) -> str:
+        """Why the registry has no answer; nothing when it has."""
+        try:
+            async with asyncio.timeout(REGISTRY_SECONDS):
+                await self._registry.get(self._vm)
+        except TimeoutError:
+            return f"no answer within {REGISTRY_SECONDS:.0f} s"
+        except KvmoveError as error:
+            return error.detail
+        return ""
+
+    def _close(self, why: str) -> None:
+        now = self._clock()
+        self._closed = self._closed or now
+        self._board.message = f"waiting for the registry before the guest is paused: {why}"
+        if now - self._closed > WAIT_SECONDS:
+            raise Unreachable(
+                f"The registry has not answered for {WAIT_SECONDS:.0f} s, and the VM cannot be handed over without "
+                f"it: {why}",
+                hint="See whether the manager and its etcd run; then move again. The guest was not paused.",
+            )
+
+    def _open(self) -> None:
+        self._closed = None
+        self._board.message = ""
