@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from kvmove.lab import ledger_vm
+from kvmove.lab import ledger_vm, processes
 from kvmove.lab.folders import WORLD
 from kvmove.lab.guest.image import build
 from kvmove.lab.guest.recorder_log import RecorderLog
@@ -56,18 +56,16 @@ async def bring_back(lab: Lab) -> None:
         await lab.release(WORLD, etcd_service(number))
 
 
-async def kill_leader(lab: Lab) -> str:
-    """SIGKILL; the lab starts it again. Its name."""
+async def kill_leader(lab: Lab) -> None:
+    """SIGKILL; the lab starts it again."""
     for number in range(MEMBERS):
         said = await lab.world.exec([sys.executable, "-c", _ASK_STATUS, etcd_endpoint(number)])
         status = json.loads(said)
         if status["leader"] == status["header"]["member_id"]:
-            await lab.status()
             name = etcd_service(number)
-            pid = lab.world.services[name]["pid"]
-            assert pid is not None
+            (pid,) = (pid for pid in lab.world.pids() if f"--name={name}" in processes.argv(pid))
             os.kill(pid, signal.SIGKILL)
-            return name
+            return
     raise AssertionError("etcd has no leader")
 
 

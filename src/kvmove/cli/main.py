@@ -23,6 +23,7 @@ COMMANDS = {
     "datastore": Entry("kvmove.cli.datastore:datastore", "Datastores: list, create."),
     "task": Entry("kvmove.cli.task:task", "Tasks: list, show, watch, cancel."),
     "pki": Entry("kvmove.cli.pki:pki", "Certificates: make the authority, issue one for each party."),
+    "cluster": Entry("kvmove.cli.cluster:cluster", "The whole installation: its registry."),
     "lab": Entry("kvmove.cli.lab:lab", "Hosts on this one machine, to try things out."),
     "agent": Entry("kvmove.cli.agent:agent", "Run the daemon of a host."),
     "manager": Entry("kvmove.cli.manager:manager", "Run the manager."),

@@ -14,7 +14,7 @@ from kvmove.registry.interface import Registry
 from kvmove.registry.leased_slots import LeasedSlots
 from kvmove.registry.sqlite import SqliteRegistry, SqliteSlots
 
-_FILE = "registry.db"
+SQLITE_FILE = "registry.db"
 
 
 def open_registry(settings: RegistrySettings, state: Path) -> Registry:
@@ -24,15 +24,20 @@ def open_registry(settings: RegistrySettings, state: Path) -> Registry:
     :raise NotFound, NotAllowed: the certificates for etcd are missing or broken.
     """
     if isinstance(settings, EtcdSettings):
-        return EtcdRegistry(settings.endpoints, settings.prefix, _tls(settings))
-    return SqliteRegistry(state / _FILE)
+        return open_etcd(settings)
+    return SqliteRegistry(state / SQLITE_FILE)
+
+
+def open_etcd(settings: EtcdSettings) -> EtcdRegistry:
+    """:raise NotFound, NotAllowed: the certificates are missing or broken."""
+    return EtcdRegistry(settings.endpoints, settings.prefix, _tls(settings))
 
 
 def open_slots(settings: RegistrySettings, state: Path) -> LeasedSlots:
     """This manager's admission slots, in the same engine; raises as `open_registry`."""
     if isinstance(settings, EtcdSettings):
         return LeasedSlots(EtcdSlots(settings.endpoints, settings.prefix, _tls(settings)))
-    return LeasedSlots(SqliteSlots(state / _FILE))
+    return LeasedSlots(SqliteSlots(state / SQLITE_FILE))
 
 
 def _tls(settings: EtcdSettings) -> ssl.SSLContext | None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+from kvmove.errors import Busy
 from kvmove.model.ownership import Ownership
 from kvmove.registry import ownership
 from kvmove.registry.etcd_gateway import EtcdGateway
@@ -90,6 +91,22 @@ class EtcdRegistry:
             return writes
 
         await self._change(expected.vm, decide)
+
+    async def bring(self, vm: UUID, record: Ownership | None, last_epoch: int) -> None:
+        """Put in what another engine keeps of a VM; nothing, when the very same is here.
+
+        :raise Busy: something else is kept of it here.
+        """
+
+        def decide(now: _Stored) -> Operations:
+            if (now.record, now.last_epoch) == (record, last_epoch):
+                return []
+            if now.record is not None or now.last_epoch:
+                raise Busy(f"etcd has another record of VM {vm} already", hint="which registry is the newer one?")
+            owner = [] if record is None else [put(self._owner_key(vm), record.model_dump_json())]
+            return owner + ([put(self._released_key(vm), str(last_epoch))] if last_epoch else [])
+
+        await self._change(vm, decide)
 
     async def close(self) -> None:
         await self._gateway.close()

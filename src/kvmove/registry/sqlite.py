@@ -167,8 +167,16 @@ class SqliteRegistry:
     async def release(self, expected: Ownership) -> None:
         await self._database.run(lambda: self._release(expected))
 
+    async def released(self) -> dict[UUID, int]:
+        """The last epoch of each VM that was ever released, whether it was registered again or not."""
+        return await self._database.run(self._released)
+
     async def close(self) -> None:
         await self._database.close()
+
+    def _released(self) -> dict[UUID, int]:
+        rows = self._database.connection.execute("SELECT vm, epoch FROM released ORDER BY vm")
+        return {UUID(vm): epoch for vm, epoch in rows}
 
     def _load(self, vm: UUID) -> Ownership | None:
         query = f"SELECT {_COLUMNS} FROM ownership WHERE vm = ?"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kvmove.qemu.features import parse_schema
-from kvmove.qemu.migration import MigrationInfo, MigrationParameters, Status, parse_info
+from kvmove.qemu.migration import MigrationInfo, MigrationParameters, Status, parse_info, parse_parameters
 
 ACTIVE = {
     "status": "active",
@@ -93,3 +93,14 @@ def test_the_schema_is_followed_through_its_numbered_types() -> None:
 def test_a_schema_without_migration_offers_none() -> None:
     features = parse_schema("99.0.0", [{"name": "quit", "meta-type": "command", "arg-type": "0", "ret-type": "1"}])
     assert (features.capabilities, features.parameters) == (frozenset(), frozenset())
+
+
+def test_parameters_are_read_as_they_are_set() -> None:
+    """A hold reads them and puts them back."""
+    answer = {
+        "max-bandwidth": 10**9, "downtime-limit": 125, "cpu-throttle-initial": 20, "cpu-throttle-increment": 10,
+        "max-cpu-throttle": 99, "multifd-channels": 4,
+    }  # fmt: skip
+    read = parse_parameters(answer)
+    assert read == MigrationParameters(10**9, 125, 20, 10, 99)
+    assert read.arguments().items() <= answer.items()
