@@ -14,13 +14,13 @@ from kvmove.manager.gate import Gate
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.moves import Moves
 from kvmove.manager.peer import peer_of
+from kvmove.manager.registry_engine import Engine
 from kvmove.manager.registry_routes import registry_router
 from kvmove.manager.routes_hosts import hosts_router
 from kvmove.manager.routes_moves import moves_router
 from kvmove.manager.routes_tasks import tasks_router
 from kvmove.manager.routes_vms import vms_router
 from kvmove.manager.task_book import TaskBook
-from kvmove.registry.interface import Registry
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Parts:
     """What the routes speak to."""
 
     inventory: Inventory
-    registry: Registry
+    registry: Engine
     book: TaskBook
     moves: Moves
 

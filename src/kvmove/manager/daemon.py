@@ -17,6 +17,7 @@ from kvmove.manager.follow import Follower
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.listeners import Listener, hold, tcp_door, unix_door
 from kvmove.manager.moves import Moves
+from kvmove.manager.ownership_news import keep_fresh
 from kvmove.manager.registry_engine import open_registry
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_log import MANAGER
@@ -60,6 +61,8 @@ async def serve(config: ManagerConfig, stop: asyncio.Event, ready: asyncio.Event
         parts.moves.resume()
         polling = asyncio.create_task(parts.inventory.run(), name="inventory")
         stack.callback(polling.cancel)
+        watching = asyncio.create_task(keep_fresh(parts.registry, parts.inventory), name="ownership news")
+        stack.callback(watching.cancel)
         async with asyncio.TaskGroup() as serving:
             for door in doors:
                 serving.create_task(door.run_until_stopped())

@@ -9,7 +9,7 @@ The inventory only reads. Who may run a VM is the registry's to say, not what is
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from kvmove.errors import KvmoveError, NotFound, Unreachable
@@ -68,6 +68,10 @@ class Inventory:
         """Ask all hosts that answered last time, or were never asked, once more; returns when they have answered."""
         ready = [seen for seen in self._hosts.values() if seen.reachable or seen.info is None]
         await asyncio.gather(*(self._ask(seen) for seen in ready))
+
+    async def look_at(self, names: Collection[str]) -> None:
+        """Ask these hosts once more; returns when they have answered. Names that are not known here are passed over."""
+        await asyncio.gather(*(self._ask(seen) for name, seen in self._hosts.items() if name in names))
 
     def hosts(self) -> list[HostStatus]:
         """All hosts by name, with the reason where one does not answer."""

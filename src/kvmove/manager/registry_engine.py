@@ -10,14 +10,14 @@ from kvmove.manager.config import EtcdSettings, RegistrySettings
 from kvmove.pki.contexts import client_context_of
 from kvmove.registry.etcd import EtcdRegistry
 from kvmove.registry.etcd_slots import EtcdSlots
-from kvmove.registry.interface import Registry
 from kvmove.registry.leased_slots import LeasedSlots
 from kvmove.registry.sqlite import SqliteRegistry, SqliteSlots
 
+Engine = EtcdRegistry | SqliteRegistry
 SQLITE_FILE = "registry.db"
 
 
-def open_registry(settings: RegistrySettings, state: Path) -> Registry:
+def open_registry(settings: RegistrySettings, state: Path) -> Engine:
     """The engine of `settings`; SQLite's file is in `state`. An etcd that is down is no error before it is asked.
 
     :raise Unreachable: SQLite's file cannot be opened.

@@ -15,23 +15,32 @@ way and be taken for refused. See `settle` for following one.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import NamedTuple
 from uuid import UUID
 
-from kvmove.errors import Busy
+from kvmove.errors import Busy, Unreachable
 from kvmove.model.ownership import Ownership
 from kvmove.registry import ownership
 from kvmove.registry.etcd_gateway import EtcdGateway
-from kvmove.registry.etcd_json import RANGE, TXN, Json, below, damaged, decode, delete, encode, put, unchanged
+from kvmove.registry.etcd_json import RANGE, TXN, WATCH, Json, below, damaged, decode, delete, encode, put, unchanged
+from kvmove.registry.interface import Change, FullList
 
 TIMEOUT = 4.0
 """Seconds that a call may take. Below what an agent waits for its manager, so that it hears the reason."""
 
+SILENCE = 30.0
+"""Seconds without a word after which a watch goes on at another member."""
+
+WATCH_PAUSE = 0.5
 _OWNER = "/owner"
 Operations = list[Json]
 Records = list[Ownership]
+Changes = list[Change]
 
 
 class _Stored(NamedTuple):
@@ -59,20 +68,61 @@ class EtcdRegistry:
     ) -> None:
         self._gateway = EtcdGateway(endpoints, tls, timeout=timeout)
         self._prefix = prefix
+        self._owners = f"{prefix}/vm/"
 
     async def get(self, vm: UUID) -> Ownership | None:
         async with self._gateway.deadline():
             return (await self._load(vm)).record
 
     async def list(self) -> Records:
-        start = f"{self._prefix}/vm/"
+        return (await self._load_all()).records
+
+    async def watch(self, after: int | None = None) -> AsyncGenerator[FullList | Change, None]:
+        """See `interface.Watchable`. etcd's compaction is what it does not keep."""
+        for member in itertools.cycle(self._gateway.members):
+            try:
+                if after is None:
+                    everything = await self._load_all()
+                    yield everything
+                    after = everything.revision
+                wanted = below(self._owners) | {"start_revision": str(after + 1)}
+                stream = self._gateway.stream(member, WATCH, {"create_request": wanted}, silence=SILENCE)
+                async with aclosing(stream) as answers:
+                    async for answer in answers:
+                        if answer.get("canceled"):
+                            after = None
+                            break
+                        for change in self._changes(answer):
+                            yield change
+                            after = change.revision
+            except Unreachable:
+                if self._gateway.is_closed:
+                    raise
+                await asyncio.sleep(WATCH_PAUSE)
+
+    async def _load_all(self) -> FullList:
         async with self._gateway.deadline():
-            answer = await self._gateway.read(RANGE, below(start))
+            answer = await self._gateway.read(RANGE, below(self._owners))
         try:
-            pairs = [(decode(pair["key"]).removeprefix(start), pair) for pair in answer.body.get("kvs", [])]
-            return [_record(UUID(key[: -len(_OWNER)]), pair) for key, pair in pairs if key.endswith(_OWNER)]
+            found = [(self._vm_of(pair), pair) for pair in answer.body.get("kvs", [])]
+            records = [_record(vm, pair) for vm, pair in found if vm is not None]
+            return FullList(records, int(answer.body["header"]["revision"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise damaged(f"what etcd keeps below {start}", error) from error
+            raise damaged(f"what etcd keeps below {self._owners}", error) from error
+
+    def _changes(self, answer: Json) -> Changes:
+        changes: Changes = []
+        for event in answer.get("events", []):
+            pair = event["kv"]
+            if (vm := self._vm_of(pair)) is not None:
+                record = None if event.get("type") == "DELETE" else _record(vm, pair)
+                changes.append(Change(vm, record, int(pair["mod_revision"])))
+        return changes
+
+    def _vm_of(self, pair: Json) -> UUID | None:
+        """The VM whose record a key holds; None for what else belongs to a VM."""
+        key = decode(pair["key"]).removeprefix(self._owners)
+        return UUID(key[: -len(_OWNER)]) if key.endswith(_OWNER) else None
 
     async def claim(self, vm: UUID, host: str) -> Ownership:
         return await self._store(vm, lambda now: ownership.claim(now.record, vm, host, now.last_epoch))
@@ -117,6 +167,8 @@ class EtcdRegistry:
 
         def writes(now: _Stored) -> Operations:
             decided.append(decide(now))
+            if decided[-1] == now.record:
+                return []
             return [put(self._owner_key(vm), decided[-1].model_dump_json())]
 
         await self._change(vm, writes)
@@ -155,7 +207,7 @@ class EtcdRegistry:
             raise damaged(f"what etcd keeps of VM {vm}", error) from error
 
     def _owner_key(self, vm: UUID) -> str:
-        return f"{self._prefix}/vm/{vm}{_OWNER}"
+        return f"{self._owners}{vm}{_OWNER}"
 
     def _released_key(self, vm: UUID) -> str:
         return f"{self._prefix}/released/{vm}"

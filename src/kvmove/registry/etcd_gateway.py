@@ -14,9 +14,10 @@ supported: the gateway cannot tell them from a certificate (https://etcd.io/docs
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ class EtcdGateway:
         self._tls = tls
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
-        self._closed = False
+        self._closing = asyncio.Event()
         self._cluster: str | None = None
         self._reasons: dict[str, str] = {}
 
@@ -99,9 +100,40 @@ class EtcdGateway:
             self._reasons[member] = str(error)
             raise self._silent("to a change, which may have taken effect") from error
 
+    async def stream(
+        self, member: str, path: str, body: dict[str, Any], *, silence: float
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """What this one member says by and by. Ends when it closes the stream, or says nothing for `silence` seconds:
+        it may have been cut off from the others.
+
+        :raise Unreachable: it gives no stream, or breaks it.
+        """
+        tls = True if self._tls is None else self._tls
+        try:
+            async with self._connected().post(
+                member + path, json=body, ssl=tls, allow_redirects=False, timeout=aiohttp.ClientTimeout()
+            ) as response:
+                if response.status != 200:
+                    raise _NoAnswer(f"answers with HTTP status {response.status}")
+                async for line in _lines(response, silence, self._closing):
+                    result = json.loads(line).get("result")
+                    self._check_cluster(result if isinstance(result, dict) else {})
+                    yield result
+        except (aiohttp.ClientError, OSError, ValueError, AttributeError, _NoAnswer) as error:
+            raise Unreachable(f"{member}: {_reason(error)}", hint=_HINT) from error
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closing.is_set()
+
+    @property
+    def members(self) -> Sequence[str]:
+        """Their endpoints."""
+        return tuple(self._endpoints)
+
     async def close(self) -> None:
         """Let go of the connections. Later questions raise Unreachable."""
-        self._closed = True
+        self._closing.set()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -131,7 +163,7 @@ class EtcdGateway:
             raise _NoAnswer(f"is a member of cluster {cluster}, and the others are of {self._cluster}")
 
     def _connected(self) -> aiohttp.ClientSession:
-        if self._closed:
+        if self.is_closed:
             raise Unreachable("the connection to etcd is closed")
         if self._session is None:
             self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
@@ -143,6 +175,29 @@ class EtcdGateway:
     def _silent(self, when: str) -> Unreachable:
         reasons = "; ".join(f"{member}: {reason}" for member, reason in sorted(self._reasons.items()))
         return Unreachable(f"etcd gave no answer {when} ({reasons or 'no member was asked to the end'})", hint=_HINT)
+
+
+async def _lines(
+    response: aiohttp.ClientResponse, silence: float, closing: asyncio.Event
+) -> AsyncGenerator[bytes, None]:
+    """One answer a line, however long, until the end, the silence or the gateway's close."""
+    rest = b""
+    closed = asyncio.ensure_future(closing.wait())
+    try:
+        while True:
+            reading = asyncio.ensure_future(response.content.readany())
+            try:
+                await asyncio.wait({reading, closed}, timeout=silence, return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done() or not (more := reading.result()):
+                    return
+            finally:
+                reading.cancel()
+            *lines, rest = (rest + more).split(b"\n")
+            for line in lines:
+                if line.strip():
+                    yield line
+    finally:
+        closed.cancel()
 
 
 async def _decoded(response: aiohttp.ClientResponse) -> dict[str, Any]:

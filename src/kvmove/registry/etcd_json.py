@@ -11,7 +11,7 @@ from typing import Any
 from kvmove.errors import Unreachable
 
 Json = dict[str, Any]
-TXN, RANGE = "/v3/kv/txn", "/v3/kv/range"
+TXN, RANGE, WATCH = "/v3/kv/txn", "/v3/kv/range", "/v3/watch"
 
 
 def encode(text: str) -> str:

@@ -7,7 +7,8 @@ knows (`settle.swap_until_known`), and never guesses.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import AsyncGenerator
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from kvmove.model.ownership import Ownership
@@ -45,3 +46,31 @@ class Registry(Protocol):
 
     async def close(self) -> None:
         """Let go of files and connections. Later calls raise Unreachable."""
+
+
+class FullList(NamedTuple):
+    """All records, as of `revision`: they stand in place of all that was known."""
+
+    records: list[Ownership]
+    revision: int
+
+
+class Change(NamedTuple):
+    """The record of a VM after a change; None when it was released."""
+
+    vm: UUID
+    record: Ownership | None
+    revision: int
+
+
+class Watchable(Protocol):
+    """An engine that tells of changes by itself, whoever made them."""
+
+    def watch(self, after: int | None = None) -> AsyncGenerator[FullList | Change, None]:
+        """Every change after the revision `after`, in order, each once, for ever.
+
+        A full list comes first without `after`, and in place of changes that the engine does not keep any more. A
+        connection that breaks is made anew and nothing is missed, so what was heard may be old, as any news.
+
+        :raise Unreachable: the engine was closed, or its file failed.
+        """

@@ -15,9 +15,10 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -27,13 +28,17 @@ from pydantic import ValidationError
 from kvmove.errors import Unreachable
 from kvmove.model.ownership import Ownership
 from kvmove.registry import ownership
+from kvmove.registry.interface import Change, FullList
 from kvmove.registry.slots import Held, Outcome, Want, fits, units_of
 
 T = TypeVar("T")
 Records = list[Ownership]
 
 SCHEMA_VERSION = 2
-_OLDER_VERSIONS = (1,)  # has no slots
+_OLDER_VERSIONS = (1,)  # has neither changes nor slots
+KEPT_CHANGES = 1000
+"""A watcher that is further behind gets all records instead."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ownership (
     vm TEXT PRIMARY KEY,
@@ -46,6 +51,11 @@ CREATE TABLE IF NOT EXISTS ownership (
 CREATE TABLE IF NOT EXISTS released (
     vm TEXT PRIMARY KEY,
     epoch INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS change (
+    revision INTEGER PRIMARY KEY AUTOINCREMENT,
+    vm TEXT NOT NULL,
+    record TEXT
 ) STRICT;
 CREATE TABLE IF NOT EXISTS lease (
     id TEXT PRIMARY KEY,
@@ -151,6 +161,7 @@ class SqliteRegistry:
 
     def __init__(self, path: Path) -> None:
         self._database = _Database(path)
+        self._changed = asyncio.Event()
 
     async def get(self, vm: UUID) -> Ownership | None:
         return await self._database.run(lambda: self._load(vm))
@@ -159,20 +170,61 @@ class SqliteRegistry:
         return await self._database.run(self._load_all)
 
     async def claim(self, vm: UUID, host: str) -> Ownership:
-        return await self._database.run(lambda: self._claim(vm, host))
+        return await self._run_change(lambda: self._claim(vm, host))
 
     async def swap(self, expected: Ownership, new: Ownership) -> Ownership:
-        return await self._database.run(lambda: self._swap(expected, new))
+        return await self._run_change(lambda: self._swap(expected, new))
 
     async def release(self, expected: Ownership) -> None:
-        await self._database.run(lambda: self._release(expected))
+        await self._run_change(lambda: self._release(expected))
 
     async def released(self) -> dict[UUID, int]:
         """The last epoch of each VM that was ever released, whether it was registered again or not."""
         return await self._database.run(self._released)
 
+    async def watch(self, after: int | None = None) -> AsyncGenerator[FullList | Change, None]:
+        """See `interface.Watchable`. Only what this process changes wakes it: nobody else opens the file."""
+        while True:
+            changed = self._changed
+            news = await self._database.run(partial(self._news, after))
+            for it in news:
+                yield it
+                after = it.revision
+            if not news:
+                await changed.wait()
+
     async def close(self) -> None:
         await self._database.close()
+        self._wake()
+
+    async def _run_change(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._database.run(work)
+        finally:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _news(self, after: int | None) -> Sequence[FullList | Change]:
+        execute = self._database.connection.execute
+        with self._database.change():
+            row = execute("SELECT seq FROM sqlite_sequence WHERE name = 'change'").fetchone()
+            last = 0 if row is None else row[0]
+            if after is None or not last - KEPT_CHANGES <= after <= last:
+                return [FullList(self._load_all(), last)]
+            rows = execute("SELECT vm, record, revision FROM change WHERE revision > ? ORDER BY revision", (after,))
+            return [
+                Change(UUID(vm), None if record is None else Ownership.model_validate_json(record), revision)
+                for vm, record, revision in rows
+            ]
+
+    def _note(self, vm: UUID, record: Ownership | None) -> None:
+        text = None if record is None else record.model_dump_json()
+        cursor = self._database.connection.execute("INSERT INTO change (vm, record) VALUES (?, ?)", (str(vm), text))
+        oldest = (cursor.lastrowid or 0) - KEPT_CHANGES
+        self._database.connection.execute("DELETE FROM change WHERE revision <= ?", (oldest,))
 
     def _released(self) -> dict[UUID, int]:
         rows = self._database.connection.execute("SELECT vm, epoch FROM released ORDER BY vm")
@@ -203,8 +255,12 @@ class SqliteRegistry:
             vm = str(expected.vm)
             self._database.connection.execute("INSERT OR REPLACE INTO released VALUES (?, ?)", (vm, expected.epoch))
             self._database.connection.execute("DELETE FROM ownership WHERE vm = ?", (vm,))
+            self._note(expected.vm, None)
 
     def _store(self, record: Ownership) -> Ownership:
+        if self._load(record.vm) == record:
+            return record
+        self._note(record.vm, record)
         self._database.connection.execute(
             f"INSERT OR REPLACE INTO ownership ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
             (str(record.vm), record.owner, record.epoch, record.state, record.move_id, record.destination),
