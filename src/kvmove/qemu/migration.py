@@ -94,6 +94,10 @@ class MigrationParameters:
         return {name: value for name, value in named.items() if value is not None}
 
 
+USUAL_THROTTLE = MigrationParameters(throttle_initial=20, throttle_increment=10, throttle_max=99)
+"""QEMU's own; a migration that ended while it was held back (`Migration.hold_back`) left less."""
+
+
 class Migration:
     """One side of the migration of one QEMU; `features` are those of that QEMU."""
 
@@ -112,6 +116,7 @@ class Migration:
         :raise QemuError: QEMU refused a value; a migration is under way, or it is out of range.
         """
         await self._set_capabilities(channels, {"pause-before-switchover": True, "auto-converge": True})
+        await self.set_parameters(USUAL_THROTTLE)
         await self.set_parameters(parameters)
 
     async def configure_destination(self, channels: int, *, runs_afterwards: bool = True) -> None:
