@@ -9,6 +9,7 @@ from kvmove.model.host import HostInfo
 from kvmove.model.image import DiskImage
 from kvmove.model.log import LogLine
 from kvmove.model.move import HostRef, MovePlan, MoveStatus
+from kvmove.model.terms import TermsOrder, Word
 from kvmove.model.vm import VmDefinition, VmState, VmStatus
 from tests.support import samples
 
@@ -26,6 +27,8 @@ class FakeAgent:
         self.expected: list[tuple[MovePlan, str]] = []
         self.started: list[tuple[MovePlan, str]] = []
         self.cancelled: list[str] = []
+        self.said: list[tuple[str, str, str]] = []
+        self.orders: list[tuple[str, TermsOrder]] = []
         self.disk_images: list[DiskImage] = []
         self.asked = 0
         self.logs: dict[str, list[LogLine]] = {}
@@ -110,6 +113,17 @@ class FakeAgent:
     async def move_log(self, move_id: str) -> list[LogLine]:
         await self._answer()
         return self.logs.get(move_id, [])
+
+    async def say(self, move_id: str, verb: str, word: Word) -> MoveStatus:
+        await self._answer()
+        self._refuse()
+        self.said.append((move_id, verb, word.by))
+        return await self.move(move_id)
+
+    async def change_terms(self, move_id: str, order: TermsOrder) -> MoveStatus:
+        await self._answer()
+        self.orders.append((move_id, order))
+        return await self.move(move_id)
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -23,6 +23,7 @@ from kvmove.model.host import HostInfo
 from kvmove.model.image import Bases
 from kvmove.model.move import MovePlan
 from kvmove.model.strict import Strict
+from kvmove.model.terms import TermsOrder, Word
 from kvmove.model.vm import VmDefinition, VmStatus
 from kvmove.move_log import MoveLog, working_for
 from kvmove.pki.identity import Identity, Role, peer_identity, require
@@ -69,6 +70,8 @@ class AgentApi:
                 web.get("/v1/moves/{id}/events", self._events),
                 web.post("/v1/moves/{id}/cancel", self._cancel),
                 web.get("/v1/moves/{id}/log", self._move_log),
+                web.post("/v1/moves/{id}/{verb:pause|resume|switchover}", self._say),
+                web.post("/v1/moves/{id}/terms", self._change_terms),
                 web.post("/v1/incoming", self._expect),
                 web.get("/v1/incoming/{id}", self._incoming),
                 web.post("/v1/incoming/{id}/bring", self._bring),
@@ -134,6 +137,21 @@ class AgentApi:
         """Of a move out of this host or into it; one that nothing was heard of has no lines."""
         _from_manager(request)
         return _answer([line.model_dump(mode="json") for line in self._kept.of(request.match_info["id"])])
+
+    async def _say(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        move_id = request.match_info["id"]
+        steering = self._moves.steering(move_id)
+        verbs = {"pause": steering.pause, "resume": steering.resume, "switchover": steering.give_word}
+        verbs[request.match_info["verb"]]((await _parse(request, Word)).by)
+        return _answer(self._moves.status(move_id))
+
+    async def _change_terms(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        move_id = request.match_info["id"]
+        asked = await _parse(request, TermsOrder)
+        self._moves.steering(move_id).change(asked.terms, asked.by)
+        return _answer(self._moves.status(move_id))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         _from_manager(request)

@@ -23,6 +23,7 @@ from kvmove.migration.off_move import OffMove
 from kvmove.migration.procedure import Procedure
 from kvmove.migration.recovery import MoveRecovery
 from kvmove.migration.source import SourceMove
+from kvmove.migration.steering import Steering
 from kvmove.migration.storage_move import StorageMove
 from kvmove.migration.storage_recovery import StorageRecovery
 from kvmove.model.move import MoveKind, MovePlan, MoveStatus
@@ -109,6 +110,17 @@ class Moves:
                 hint="When it has ended, move the VM back.",
             )
         return status
+
+    def steering(self, move_id: str) -> Steering:
+        """What a move out of this host can be steered by, while it runs.
+
+        :raise Busy: it has ended. :raise NotFound: no such move.
+        """
+        self.status(move_id)
+        move = self._outgoing.get(move_id)
+        if move is None:
+            raise Busy(f"Move {move_id} does not run any more.")
+        return move.steering
 
     def status(self, move_id: str) -> MoveStatus:
         """How a move out of this host is, or how it ended, also after a restart.

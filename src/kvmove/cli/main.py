@@ -21,7 +21,7 @@ COMMANDS = {
     "vm": Entry("kvmove.cli.vm:vm", "VMs: list, show, define, start, stop, delete."),
     "host": Entry("kvmove.cli.host:host", "Hosts: list, show."),
     "datastore": Entry("kvmove.cli.datastore:datastore", "Datastores: list, create."),
-    "task": Entry("kvmove.cli.task:task", "Tasks: list, show, watch, cancel."),
+    "task": Entry("kvmove.cli.task:task", "Tasks: list, show, watch, cancel, pause, resume, switchover, set."),
     "pki": Entry("kvmove.cli.pki:pki", "Certificates: make the authority, issue one for each party."),
     "cluster": Entry("kvmove.cli.cluster:cluster", "The whole installation: its registry."),
     "lab": Entry("kvmove.cli.lab:lab", "Hosts on this one machine, to try things out."),

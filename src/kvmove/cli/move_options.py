@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
-from kvmove.cli.param_types import Assignment, Milliseconds
+from kvmove.cli.param_types import Assignment, Milliseconds, Moment
 from kvmove.model.move import MoveRequest, Via
 from kvmove.model.priority import Priority
+from kvmove.model.terms import AUTO, MOST_SLOWDOWN, NO_CAP, Policy
 from kvmove.model.toml_file import fit
 from kvmove.model.vm import DiskFormat, Provisioning
 
@@ -67,6 +68,40 @@ _GUEST = (
         show_default=True,
         help="How long the VM may stand still for the last memory round.",
     ),
+    click.option(
+        "--policy",
+        type=click.Choice([str(policy) for policy in Policy]),
+        default=str(Policy.BALANCED),
+        show_default=True,
+        help="What gives way for a guest that changes its memory faster than it can be sent.",
+    ),
+    click.option(
+        "--max-slowdown",
+        type=click.IntRange(0, MOST_SLOWDOWN),
+        default=MOST_SLOWDOWN,
+        show_default=True,
+        metavar="PERCENT",
+        help="How much of their time vCPUs may be held back so that memory converges; 0: never.",
+    ),
+    click.option(
+        "--max-write-latency",
+        "max_write_latency_ms",
+        type=Milliseconds(),
+        help="Slow the copy itself to keep the guest's writes from being held longer.",
+    ),
+)
+_PACE = (
+    click.option(
+        "--bandwidth", metavar="RATE", default=NO_CAP, help="Cap for disks and memory together: 5Gbit, 200MiB."
+    ),
+    click.option(
+        "--switchover",
+        type=Moment(),
+        default=AUTO,
+        show_default=True,
+        metavar="auto|manual|TIME",
+        help="Copy now, and switch over at once, at `kvmove task switchover`, or at HH:MM or an RFC 3339 time.",
+    ),
 )
 _WHEN = (
     click.option(
@@ -83,7 +118,7 @@ _WHEN = (
 
 def move_options(command: F) -> F:
     """Give the command every option of a move; it takes them as `**given` and hands them to `move_request`."""
-    for option in reversed((*_DISKS, *_WAY, *_GUEST, *_WHEN)):
+    for option in reversed((*_DISKS, *_WAY, *_GUEST, *_PACE, *_WHEN)):
         command = option(command)
     return command
 

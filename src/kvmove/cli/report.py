@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kvmove.cli.output import facts
+from kvmove.cli.output import facts, printable
 from kvmove.cli.progress import phase_name
 from kvmove.model.move import DiskReport, MoveReport
 from kvmove.model.task import Task
@@ -36,6 +36,8 @@ def render_report(report: MoveReport, power: Power = Power.RUNNING) -> Renderabl
     ]
     if report.memory_rounds:
         parts += _sent(report)
+    if report.changes:
+        parts += [Text(), _heading("Changes", ""), *_changes(report)]
     for disk in report.disks:
         parts += [Text(), _heading(f"Disk {disk.name}", format_size(disk.size)), _disk(disk)]
     return Group(*parts)
@@ -50,6 +52,16 @@ def _sent(report: MoveReport) -> list[RenderableType]:
         _heading("Memory", f"{format_size(report.memory_bytes)} in {_rounds(report.memory_rounds)}"),
         _heading("Encrypted", "yes, TLS 1.3" if report.encrypted else "no"),
     ]
+
+
+def _changes(report: MoveReport) -> list[RenderableType]:
+    lines: list[RenderableType] = [
+        Text(f"  {format_duration(change.seconds)}  {printable(change.what)}", overflow="fold")
+        for change in report.changes
+    ]
+    if report.slowed_seconds:
+        lines.append(Text(f"  the copy held itself back for {format_duration(report.slowed_seconds)} in all"))
+    return lines
 
 
 def outcome(task: Task) -> str:
@@ -82,11 +94,19 @@ def _disk(disk: DiskReport) -> Table:
             "  data moved by": ", ".join(f"{rung} {format_size(size)}" for rung, size in disk.moved_by.items()),
             "  guest writes forwarded": f"{disk.writes_forwarded:,}",
             "  guest writes ignored": _ignored(disk),
+            "  guest writes held": _held(disk),
             "  copied again": format_size(disk.recopied) if disk.recopied else "",
             "  mode changes": "\n".join(disk.mode_changes),
             "  verified": Text(digest, style="bold red" if digest.startswith("DIFF") else "green"),
         }
     )
+
+
+def _held(disk: DiskReport) -> str:
+    if not disk.hold_worst_ms:
+        return ""
+    p50, p99, worst = (_milliseconds(value) for value in (disk.hold_p50_ms, disk.hold_p99_ms, disk.hold_worst_ms))
+    return f"half of them below {p50}, 99 % below {p99}, the longest {worst}"
 
 
 def _ignored(disk: DiskReport) -> str:

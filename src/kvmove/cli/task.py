@@ -1,6 +1,5 @@
 """`kvmove task`: what was asked of the manager, and how it goes."""
 
-from typing import Any
 
 import click
 from rich.console import Group as Stack
@@ -22,16 +21,20 @@ from kvmove.cli.progress import plain_line, queue_words
 from kvmove.cli.report import outcome, render_report
 from kvmove.cli.rows import LOG, TASKS, local_time, task_state
 from kvmove.cli.session import ask
+from kvmove.cli.steering import STEERING
 from kvmove.client.manager import ManagerClient
 from kvmove.errors import Busy
 from kvmove.model.priority import Priority
-from kvmove.model.task import Task, TaskChange, TaskState
-from kvmove.model.toml_file import fit
+from kvmove.model.task import Task, TaskState
 
 
 @click.group(cls=Group)
 def task() -> None:
     """Tasks, running and ended. ID may be the beginning of one."""
+
+
+for word in STEERING:
+    task.add_command(word)
 
 
 @task.command("list")
@@ -97,22 +100,6 @@ def cancel_task(options: Options, task_id: str, no_wait: bool) -> int:
 def retry_task(options: Options, task_id: str, no_wait: bool) -> int:
     """Ask once more for what an ended task was asked for. It is a new task, and is watched to its end."""
     return ask(options, lambda manager: _retry(manager, task_id, Printer(options), wait=not no_wait))
-
-
-@task.command("set")
-@click.argument("task_id", metavar="ID")
-@click.option(
-    "--priority", type=click.Choice([str(priority) for priority in Priority]), help="Of a queued task: who goes first."
-)
-@pass_options
-def set_task(options: Options, /, task_id: str, **wanted: Any) -> None:
-    """Change something about a task that has not ended."""
-    given = {name: value for name, value in wanted.items() if value is not None}
-    if not given:
-        raise click.UsageError("say what to change, for example --priority high")
-    change = fit(given, TaskChange, "the change")
-    changed = ask(options, lambda manager: manager.change_task(task_id, change))
-    Printer(options).item(changed, changed.id, lambda: _details(changed))
 
 
 @task.command("log")

@@ -18,6 +18,7 @@ from kvmove.model.host import HostInfo
 from kvmove.model.image import Bases, DiskImage
 from kvmove.model.log import LogLine
 from kvmove.model.move import HostRef, MovePlan, MoveStatus
+from kvmove.model.terms import TermsOrder, Word
 from kvmove.model.vm import VmDefinition, VmStatus
 from kvmove.pki.identity import Identity, Role
 from kvmove.pki.peer import DEFAULT_TIMEOUT
@@ -115,6 +116,13 @@ class AgentClient:
     async def move_log(self, move_id: str) -> list[LogLine]:
         """What the agent has logged of a move out of its host or into it, oldest first."""
         return await self._http.ask(_LOG, "GET", f"/v1/moves/{segment(move_id)}/log")
+
+    async def say(self, move_id: str, verb: str, word: Word) -> MoveStatus:
+        """An operator's word on a running move; `verb` is pause, resume or switchover."""
+        return await self._http.ask(_MOVE, "POST", f"/v1/moves/{segment(move_id)}/{verb}", word)
+
+    async def change_terms(self, move_id: str, order: TermsOrder) -> MoveStatus:
+        return await self._http.ask(_MOVE, "POST", f"/v1/moves/{segment(move_id)}/terms", order)
 
     async def incoming(self, move_id: str) -> dict[str, Any]:
         """How the destination sees a move that comes to it."""

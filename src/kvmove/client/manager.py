@@ -159,6 +159,17 @@ class ManagerClient:
         """What the manager and both agents have logged of the task, oldest first."""
         return await self._http.ask(_LOG, "GET", f"{PREFIX}/tasks/{segment(task_id)}/log")
 
+    async def pause_task(self, task_id: str) -> Task:
+        """Hold the copy of the move; what is copied stays in step."""
+        return await self._http.ask(_TASK, "POST", f"{PREFIX}/tasks/{segment(task_id)}:pause")
+
+    async def resume_task(self, task_id: str) -> Task:
+        return await self._http.ask(_TASK, "POST", f"{PREFIX}/tasks/{segment(task_id)}:resume")
+
+    async def switch_task_over(self, task_id: str) -> Task:
+        """Let a move switch over that waits for the word."""
+        return await self._http.ask(_TASK, "POST", f"{PREFIX}/tasks/{segment(task_id)}:switchover")
+
     async def watch_task(self, task_id: str, after: int = -1) -> AsyncGenerator[Task, None]:
         """The task now and at each change, in states later than revision `after`, until it has ended.
 

@@ -18,8 +18,10 @@ from kvmove.manager.registry_engine import Engine
 from kvmove.manager.registry_routes import registry_router
 from kvmove.manager.routes_hosts import hosts_router
 from kvmove.manager.routes_moves import moves_router
+from kvmove.manager.routes_steering import steering_router
 from kvmove.manager.routes_tasks import tasks_router
 from kvmove.manager.routes_vms import vms_router
+from kvmove.manager.steering import TaskSteering
 from kvmove.manager.task_book import TaskBook
 
 
@@ -48,6 +50,7 @@ def create_app(parts: Parts) -> FastAPI:
     api.include_router(vms_router(parts.inventory))
     api.include_router(moves_router(parts.moves))
     api.include_router(tasks_router(parts.book, parts.moves))
+    api.include_router(steering_router(parts.book, TaskSteering(parts.inventory, parts.book, parts.moves)))
     app.include_router(api)
     app.include_router(registry_router(parts.registry, peer_of))
     app.add_api_route("/healthz", _health, tags=["health"])

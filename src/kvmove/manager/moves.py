@@ -134,17 +134,17 @@ class Moves:
         return await self.start(task.request, by=by, parent=task.parent)
 
     async def change(self, task: Task, change: TaskChange) -> Task:
-        """Change what may be changed about a task that has not ended.
+        """Change what a queued task was asked for; with another priority it takes its new place at once.
 
-        :raise Busy: its state does not allow it; nothing is changed then.
+        :raise Busy: it is not queued; nothing is changed then.
         """
         task = self._book.get(task.id)
-        if change.priority is not None:
-            if task.state is not TaskState.QUEUED:
-                raise Busy(f"task {task.id} is {task.state}: its priority counts only while it is queued")
-            request = task.request and task.request.model_copy(update={"priority": change.priority})
-            await self._book.change(task.id, priority=change.priority, request=request)
-            await self._advance()
+        if task.state is not TaskState.QUEUED:
+            raise Busy(f"task {task.id} is {task.state}", vm_state=task.vm_state)
+        wanted = change.model_dump(exclude_none=True)
+        request = task.request and task.request.model_copy(update=wanted)
+        await self._book.change(task.id, priority=change.priority or task.priority, request=request)
+        await self._advance()
         return self._book.get(task.id)
 
     async def cancel(self, task: Task) -> Task:

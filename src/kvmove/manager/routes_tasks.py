@@ -10,7 +10,7 @@ from kvmove.manager.moves import Moves
 from kvmove.manager.peer import peer_of
 from kvmove.manager.task_book import TaskBook
 from kvmove.model.log import LogLine
-from kvmove.model.task import Task, TaskChange, TaskState
+from kvmove.model.task import Task, TaskState
 from kvmove.pki.identity import Identity
 
 
@@ -57,11 +57,6 @@ def tasks_router(book: TaskBook, moves: Moves) -> APIRouter:
     async def retry_task(found: Annotated[Task, Depends(find)], peer: Annotated[Identity, Depends(peer_of)]) -> Task:
         """Ask once more for what an ended task was asked for; the answer is the new task."""
         return await moves.retry(found, by=peer.name)
-
-    @router.patch("/{task}")
-    async def change_task(found: Annotated[Task, Depends(find)], change: TaskChange) -> Task:
-        """Change what may be changed about a task that has not ended; what is left out stays."""
-        return await moves.change(found, change)
 
     @router.get("/{task}/log")
     async def task_log(found: Annotated[Task, Depends(find)]) -> list[LogLine]:

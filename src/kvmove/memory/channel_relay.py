@@ -30,6 +30,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from kvmove.transport.bandwidth import Bandwidth
 from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
 
@@ -42,6 +43,9 @@ MAIN_CHANNEL = 0
 CHUNK = 256 * 1024
 CONNECT_SECONDS = 10.0
 RECEIVE_TIMEOUT = struct.pack("ll", int(CONNECT_SECONDS), 0)
+HELD_MS = 10
+"""How often a channel that is held looks whether it may go on."""
+
 DRAIN_SECONDS = 600.0
 """A QEMU that neither sends nor closes for so long is left to itself."""
 
@@ -49,11 +53,15 @@ DRAIN_SECONDS = 600.0
 class ChannelPump:
     """Carries bytes both ways between a Unix socket of QEMU and a stream, in one thread (see `transport.stream`)."""
 
-    def __init__(self, local: socket.socket, stream: Stream, *, keep_local: bool) -> None:
-        """With `keep_local` a broken stream leaves QEMU's side open until QEMU closes it."""
+    def __init__(
+        self, local: socket.socket, stream: Stream, *, keep_local: bool, bandwidth: Bandwidth | None = None
+    ) -> None:
+        """With `keep_local` a broken stream leaves QEMU's side open until QEMU closes it. `bandwidth` says when
+        something may be taken from QEMU; what waits for that waits there, so a held channel has nothing under way."""
         self.stream = stream
         self.lost = ""
         self._keep_local = keep_local
+        self._bandwidth = bandwidth or Bandwidth()
         self._local = local
         self._from_local = memoryview(bytearray(CHUNK))
         self._to_local = memoryview(bytearray(CHUNK))
@@ -103,7 +111,7 @@ class ChannelPump:
     def _local_to_stream(self) -> int | None:
         """Bytes taken from QEMU; None at its end."""
         self.stream.flush()
-        if self.stream.unsent:
+        if self.stream.unsent or not self._bandwidth.may_send_bulk():
             return 0
         try:
             count = self._local.recv_into(self._from_local)
@@ -111,6 +119,7 @@ class ChannelPump:
             return 0
         if count == 0:
             return None
+        self._bandwidth.sent_bulk(count)
         self.stream.queue(self._from_local[:count])
         self.stream.flush()
         return count
@@ -130,7 +139,8 @@ class ChannelPump:
         if self.stream.has_input() and not self._waiting:
             return
         poll = select.poll()
-        local = 0 if self.stream.unsent else select.POLLIN
+        is_held = not self._bandwidth.may_send_bulk()
+        local = 0 if self.stream.unsent or is_held else select.POLLIN
         remote = select.POLLOUT if self.stream.unsent else 0
         if self._waiting:
             local |= select.POLLOUT
@@ -139,7 +149,7 @@ class ChannelPump:
         if local:
             poll.register(self._local, local)
         poll.register(self.stream.sock, remote)
-        poll.poll(1000)
+        poll.poll(HELD_MS if is_held else 1000)
 
 
 def drain(local: socket.socket) -> None:
@@ -156,6 +166,7 @@ class SourceRelay:
 
     def __init__(self, path: Path, channels: int, dial: Callable[[int], Stream]) -> None:
         self.failure = ""
+        self.bandwidth = Bandwidth()
         self.open_channels = 0
         self._path = path
         self._expected = 1 + channels
@@ -232,7 +243,7 @@ class SourceRelay:
         run: Callable[[], None] = partial(_drain_and_close, local)
         try:
             if not self._given_up:
-                pump = ChannelPump(local, self._dial(len(self._pumps)), keep_local=True)
+                pump = ChannelPump(local, self._dial(len(self._pumps)), keep_local=True, bandwidth=self.bandwidth)
                 run = pump.run
                 with self._lock:
                     self._pumps.append(pump)

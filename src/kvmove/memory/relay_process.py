@@ -1,8 +1,8 @@
 """The source's channel relay in a process of its own: it outlives the agent, and so do QEMU's channels.
 
-    agent -> relay   one line of JSON (`RelayOrder`). Then nothing: the end of the input says that the move is given up,
-                     or that the agent is gone; nothing more is sent then, and QEMU's channels are read until it
-                     closes them
+    agent -> relay   one line of JSON (`RelayOrder`), then one for each change of the rate (`RelayRate`). The end of the
+                     input says that the move is given up, or that the agent is gone; nothing more is sent then, and
+                     QEMU's channels are read until it closes them
     relay -> agent   lines of JSON (`RelayNews`), the first once it listens
 
 It ends when QEMU has closed its channels. Nothing of it is on the command line: the order holds the move's ticket.
@@ -56,6 +56,12 @@ class RelayOrder(Strict):
     server_name: str
 
 
+class RelayRate(Strict):
+    """From now on: bytes/s over all channels; None is no limit, 0 holds them."""
+
+    rate: int | None
+
+
 class RelayNews(Strict):
     """Bytes sent by NIC, and what of the network failed."""
 
@@ -72,6 +78,7 @@ class RelayProcess:
         self._ready = threading.Event()
         self._heard_last = threading.Event()
         self._ended = ""
+        self._rate: int | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kvmove.memory.relay_process"],
             stdin=subprocess.PIPE,
@@ -96,6 +103,16 @@ class RelayProcess:
     def why(self) -> str:
         """What of the network failed, or the relay itself; empty while all is well."""
         return self._news.failure or self._ended
+
+    def limit(self, rate: int | None) -> None:
+        """See `RelayRate`. QEMU is slowed, or held, as by a slow network. No harm when the relay has ended."""
+        assert self._process.stdin is not None
+        if rate == self._rate:
+            return
+        self._rate = rate
+        with contextlib.suppress(OSError, ValueError):  # it has ended, or was closed
+            self._process.stdin.write(RelayRate(rate=rate).model_dump_json().encode() + b"\n")
+            self._process.stdin.flush()
 
     def close(self) -> None:
         """Give up what is still under way. The relay ends by itself once QEMU has closed its channels."""
@@ -132,7 +149,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it ends with QEMU's channels
-    order = RelayOrder.model_validate_json(sys.stdin.buffer.readline())
+    lines = _Lines(sys.stdin.fileno())
+    order = RelayOrder.model_validate_json(lines.wait())
     context = client_context(order.pki) if order.pki is not None else None
     dialer = Dialer(order.move_id, bytes.fromhex(order.ticket), context, order.server_name)
 
@@ -141,7 +159,7 @@ def main() -> None:
 
     relay = SourceRelay(order.path, len(order.routes) - 1, dial)
     relay.start()
-    _tell_until_told_to_end(relay)
+    _tell_until_told_to_end(relay, lines)
     relay.give_up()
     quiet_since = time.monotonic()
     while time.monotonic() - quiet_since < QUIET_SECONDS:
@@ -151,12 +169,41 @@ def main() -> None:
     relay.close()
 
 
-def _tell_until_told_to_end(relay: SourceRelay) -> None:
-    """News to the agent until its end of the pipe is closed, and once more then."""
+class _Lines:
+    """What comes over a pipe, in lines."""
+
+    def __init__(self, pipe: int) -> None:
+        self.ended = False
+        self._pipe = pipe
+        self._read = b""
+
+    def wait(self) -> bytes:
+        """The next line; empty when none will come."""
+        while b"\n" not in self._read and not self.ended:
+            self._more()
+        line, _, self._read = self._read.partition(b"\n")
+        return line
+
+    def look(self, seconds: float) -> list[bytes]:
+        """The whole lines that are there within so long."""
+        if select.select([self._pipe], [], [], seconds)[0]:
+            self._more()
+        *whole, self._read = self._read.split(b"\n")
+        return whole
+
+    def _more(self) -> None:
+        data = os.read(self._pipe, 65536)
+        self.ended = not data
+        self._read += data
+
+
+def _tell_until_told_to_end(relay: SourceRelay, lines: _Lines) -> None:
+    """News to the agent until its end of the pipe is closed, and once more then; what it says of the rate is done."""
     is_last, wait = False, 0.0
     while not is_last:
-        ready, _, _ = select.select([sys.stdin], [], [], wait)
-        is_last, wait = bool(ready) and not os.read(sys.stdin.fileno(), 4096), NEWS_SECONDS
+        for line in lines.look(wait):
+            relay.bandwidth.set_cap(RelayRate.model_validate_json(line).rate)
+        is_last, wait = lines.ended, NEWS_SECONDS
         news = RelayNews(sent=relay.sent(), failure=relay.why(), is_last=is_last)
         try:
             os.write(sys.stdout.fileno(), news.model_dump_json().encode() + b"\n")

@@ -17,6 +17,7 @@ from kvmove.migration import phases
 from kvmove.migration.phases import Course, HandOver
 from kvmove.migration.progress import ProgressMeter
 from kvmove.model.move import (
+    Change,
     DiskProgress,
     DiskReport,
     MemoryProgress,
@@ -30,12 +31,18 @@ from kvmove.model.move import (
 )
 from kvmove.mover.disk_move import DiskMove, DiskSnapshot, NicTotals
 from kvmove.qemu.migration import MigrationInfo
+from kvmove.units import format_rate
+
+log = logging.getLogger(__name__)
 
 log = logging.getLogger(__name__)
 
 FIRST = Course()
 
 REGISTRY_RETRY_SECONDS = 0.2
+
+MOST_CHANGES = 500
+"""A report stays readable; what is beyond is in the log."""
 
 
 class MoveBoard:
@@ -45,6 +52,16 @@ class MoveBoard:
         self.plan = plan
         self.course = course
         self.message = ""
+        self.standing = ""
+        """Why the move stands, by an operator's word or for want of one."""
+        self.remark = ""
+        """What the memory's convergence has to tell."""
+        self.paused_by = ""
+        self.waits_for_word = False
+        self.bandwidth = plan.bandwidth
+        self.max_downtime_ms = plan.max_downtime_ms
+        self._changes: list[Change] = []
+        self._slowed = (0, 0.0)
         self._began = time.monotonic()
         self._entered = self._began
         self._phases: list[PhaseTime] = []
@@ -90,6 +107,12 @@ class MoveBoard:
             dirty_rate=info.dirty_rate,
             throttle=info.throttle,
         )
+
+    def note(self, what: str) -> None:
+        """Something is otherwise from now on, and why: for the report."""
+        if len(self._changes) < MOST_CHANGES:
+            self._changes.append(Change(seconds=round(time.monotonic() - self._began, 3), what=what))
+        log.info("move %s: %s", self.plan.move_id, what)
 
     def yielded(self) -> None:
         """The source gives its word; the disks' threads have nothing more to tell."""
@@ -168,10 +191,18 @@ class MoveBoard:
         """Take the threads' figures."""
         if self._disks is not None:
             self._snapshots, self._disk_nics = self._disks.snapshot()
+            self._slow_down(*self._disks.slowed)
         memory = self._relay.sent() if self._relay is not None else {}
         for nic in {*self._disk_nics, *memory}:
             totals = self._disk_nics.get(nic, NicTotals())
             self._nics[nic] = NicProgress(nic=nic, sent=totals.sent + memory.get(nic, 0), streams=totals.streams)
+
+    def _slow_down(self, rate: int, seconds: float) -> None:
+        """How the copy holds itself back for the guest's sake; only that it begins or ends to is worth a note."""
+        if bool(rate) is not bool(self._slowed[0]):
+            why = f"the guest's writes were held longer than {self.plan.max_write_latency_ms} ms"
+            self.note(f"the copy slows itself to {format_rate(rate)}: {why}" if rate else "the copy runs freely again")
+        self._slowed = (rate, seconds)
 
     def _progress(self) -> MoveProgress:
         disks = tuple(
@@ -181,10 +212,21 @@ class MoveBoard:
             )
             for disk, state in zip(self.plan.disks, self._snapshots, strict=False)
         )  # fmt: skip
-        return self._meter.update(
+        message = "; ".join(said for said in (self.standing, self.message, self.remark) if said)
+        progress = self._meter.update(
             time.monotonic() - self._began, self.course.phase, disks, self._memory, tuple(self._nics.values()),
-            self.message,
+            message,
         )  # fmt: skip
+        return progress.model_copy(
+            update={
+                "eta_seconds": None if self.standing else progress.eta_seconds,
+                "paused_by": self.paused_by,
+                "waits_for_word": self.waits_for_word,
+                "bandwidth": self.bandwidth,
+                "max_downtime_ms": self.max_downtime_ms,
+                "slowed_to": self._slowed[0],
+            }
+        )
 
     def _make_report(self, info: MigrationInfo) -> MoveReport:
         return MoveReport(
@@ -197,6 +239,8 @@ class MoveBoard:
             memory_rounds=info.rounds,
             disks=tuple(self._disk_reports()),
             encrypted=self.plan.encrypt,
+            changes=tuple(self._changes),
+            slowed_seconds=round(self._slowed[1], 1),
         )
 
     def _disk_reports(self) -> list[DiskReport]:
@@ -207,6 +251,12 @@ class MoveBoard:
                 writes_ignored=state.ignored, recopied=state.recopied, mode_changes=state.mode_changes,
                 moved_by={str(rung): size for rung, size in state.by_rung.items() if size},
                 source_digest=source.get(disk.name, ""), destination_digest=destination.get(disk.name, ""),
+                hold_p50_ms=_milliseconds(state.held[0]), hold_p99_ms=_milliseconds(state.held[1]),
+                hold_worst_ms=_milliseconds(state.held[2]),
             )
             for disk, state in zip(self.plan.disks, self._snapshots, strict=True)
         ]  # fmt: skip
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

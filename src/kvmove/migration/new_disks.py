@@ -17,6 +17,7 @@ from kvmove.migration.bases import NO_BASES, NewBases, SourceBases, copy_cold
 from kvmove.migration.clean_up import leaving_disks
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.steering import Steering
 from kvmove.migration.switchover import pause
 from kvmove.model.move import DiskPlacement, MovePlan
 from kvmove.model.vm import Power
@@ -37,7 +38,7 @@ class NewDisks:
         self._vm = plan.vm.uuid
         self._bases = NewBases(plan, NO_BASES, self.store)
 
-    async def bring_bases(self, board: MoveBoard) -> None:
+    async def bring_bases(self, board: MoveBoard, steering: Steering) -> None:
         """Copy what the disks rest on, unless their datastores have it.
 
         :raise KvmoveError: it failed; `discard` what is there.
@@ -50,7 +51,9 @@ class NewDisks:
         with ExitStack() as release:
             disks, targets = source.open(wanted, release), self._bases.open(wanted, release)
             offloads = [Offload(disk.source, target) for disk, target in zip(disks, targets, strict=True)]
-            await copy_cold(DiskMove.within_host(disks, offloads, self._host.mover), board)
+            move = DiskMove.within_host(disks, offloads, self._host.mover, steering.copy_terms)
+            steering.steer_disks(move)
+            await copy_cold(move, board)
         await self._bases.commit()
 
     async def make(self) -> None:

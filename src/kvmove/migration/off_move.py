@@ -32,6 +32,8 @@ class OffMove(OutgoingMove):
             self._enter(Phase.COPYING_DISKS)
             await reach("source-mirroring")
             await self._watch.during(self._copy_bulk())
+        await self._watch.during(self._wait_for_word(self._disks if self.plan.disks else None))
+        self.steering.is_over()
         self._enter(Phase.SWITCHING_OVER)
         parts, timing = self._switchover_parts(), Timing()
         await self._watch.during(settle(parts, timing))

@@ -134,6 +134,7 @@ class OutgoingMove(Procedure):
         undo.push_async_callback(asyncio.to_thread, self._disks.stop)  # before the disks are anybody else's
         self._watch.disks = self._disks
         self.board.watch_disks(self._disks)
+        self.steering.steer_disks(self._disks)
         if self.plan.disks:
             await asyncio.to_thread(self._disks.start, STREAM_SECONDS)
         await reach("source-prepared")
@@ -152,9 +153,10 @@ class OutgoingMove(Procedure):
             if self.plan.over_storage:
                 targets = new.open(wanted, release)
                 offloads = [Offload(disk.source, target) for disk, target in zip(disks, targets, strict=True)]
-                move = DiskMove.within_host(disks, offloads, self._host.mover)
+                move = DiskMove.within_host(disks, offloads, self._host.mover, self.steering.copy_terms)
             else:
-                move = DiskMove(disks, self.plan.routes, self._dial_disk, self._host.mover)
+                move = DiskMove(disks, self.plan.routes, self._dial_disk, self._host.mover, self.steering.copy_terms)
+            self.steering.steer_disks(move)
             await copy_cold(move, self.board)
 
     async def _begin(self) -> None:
@@ -190,15 +192,15 @@ class OutgoingMove(Procedure):
         sources = SourceImages(self._host, self.plan, self._watch.instance)
         release.push_async_callback(sources.close)
         await sources.open()
-        disks = moving_disks(self.plan, sources.disks)
+        disks, terms = moving_disks(self.plan, sources.disks), self.steering.copy_terms
         if not self.plan.over_storage:
-            return DiskMove(disks, self.plan.routes, self._dial_disk, self._host.mover)
+            return DiskMove(disks, self.plan.routes, self._dial_disk, self._host.mover, terms)
         targets = self._targets = TargetImages(self._host, self.plan, self._reached)
         release.push_async_callback(targets.close)
         undo.push_async_callback(quietly, targets.give_up)  # before the disks are anybody else's
         await targets.open()
         offloads = [Offload(source, target) for source, target in zip(sources.disks, targets.disks, strict=True)]
-        return DiskMove.within_host(disks, offloads, self._host.mover)
+        return DiskMove.within_host(disks, offloads, self._host.mover, terms)
 
     def _reached(self, placement: DiskPlacement) -> Datastore:
         return self._host.datastores[placement.reached_as or placement.destination_datastore]

@@ -19,6 +19,7 @@ from kvmove.migration.routes import routes
 from kvmove.model.host import HostInfo, HostStatus
 from kvmove.model.move import DiskPlacement, HostRef, MovePlan, MoveRequest
 from kvmove.model.ownership import Ownership
+from kvmove.model.terms import terms_of
 from kvmove.model.vm import DiskDefinition, Power, VmDefinition, VmStatus
 
 
@@ -78,6 +79,7 @@ def make_plan(
         encrypt=request.encrypt,
         verify=request.verify,
         max_downtime_ms=request.max_downtime_ms,
+        **terms_of(request),
     )
 
 

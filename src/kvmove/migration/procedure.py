@@ -20,8 +20,10 @@ from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
 from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.steering import Steering
 from kvmove.migration.watch import MoveWatch
 from kvmove.model.move import MovePlan, Phase
+from kvmove.mover.disk_move import DiskMove
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ T = TypeVar("T")
 
 COPY_LOOK_SECONDS = 10.0
 WRITE_AGAIN_SECONDS = 1.0
+STAND_SECONDS = 0.1
 
 
 class Procedure(ABC):
@@ -40,6 +43,7 @@ class Procedure(ABC):
         self._host = host
         self._journal = host.outgoing.of(plan.move_id)
         self._watch = watch
+        self.steering = Steering(plan, board)
         self._yielded = False
 
     def cancel(self) -> bool:
@@ -107,6 +111,16 @@ class Procedure(ABC):
         except Exception as error:
             log.exception("move %s failed", self.plan.move_id)
             raise MoveFailed(f"The move failed by a defect of ours: {error!r}.") from error
+
+    async def _wait_for_word(self, disks: DiskMove | None) -> None:
+        """Stand in step until the move may switch over; what has to be copied again meanwhile is.
+
+        :raise KvmoveError: the disks failed.
+        """
+        while True:
+            if (disks is None or disks.is_copied()) and self.steering.may_go_on():
+                return
+            await asyncio.sleep(STAND_SECONDS)
 
     def _enter(self, phase: Phase) -> None:
         self.board.enter(phase)

@@ -2,6 +2,7 @@
 
     prepare         see `outgoing`
     copy disks      mirrors on, drain, copy      undo: mirrors off (the guest goes on)
+                    in step: wait for the word, if it is so asked for
     copy memory     QEMU's rounds                undo: cancel (a guest that ran goes on)
                     held while the registry is silent: `registry_gate`
     switch over     see `switchover`             from YIELDED on the registry decides, nothing is undone
@@ -13,11 +14,13 @@ A VM that was found paused goes the same way and stays paused throughout, on eit
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from kvmove.errors import KvmoveError, MoveFailed, NotConverged
 from kvmove.failpoints import reach
-from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit
+from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit, Reading
 from kvmove.memory.relay_process import RelayOrder, RelayProcess
 from kvmove.migration.disk_images import quietly
 from kvmove.migration.disk_mirrors import DiskMirrors
@@ -25,8 +28,9 @@ from kvmove.migration.host_parts import HostParts
 from kvmove.migration.memory_channels import channel_routes, memory_channels
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.outgoing import OutgoingMove
+from kvmove.migration.progress import Speed
 from kvmove.migration.registry_gate import RegistryGate
-from kvmove.migration.switchover import Decision, LiveParts, Timing, send_rest
+from kvmove.migration.switchover import MEMORY_SECONDS, Decision, LiveParts, Timing, send_rest
 from kvmove.migration.watch import VmLost
 from kvmove.model.move import MovePlan, Phase
 from kvmove.model.vm import Power
@@ -35,6 +39,15 @@ from kvmove.qemu.features import find_features
 from kvmove.qemu.migration import ENDED, Migration, MigrationInfo, MigrationParameters, Status, give_up
 
 LOOK_SECONDS = 0.1
+
+SHARE_SECONDS = 0.5
+"""How often a cap is divided between disks and memory, and the memory's speed is taken."""
+
+REST_FACTOR = 3
+"""What is left of memory at the switchover may take so much longer than the pause that was planned for it."""
+
+FIRST_SLOWDOWN = 20
+"""Percent: QEMU holds vCPUs back so much first, if it may (its own default)."""
 
 UNLIMITED = 100 * 10**9
 """Bytes/s for QEMU's own limit: streams and NICs are the limit."""
@@ -50,6 +63,10 @@ class SourceMove(OutgoingMove):
         self._relay: RelayProcess
         self._memory_socket = host.run / f"{plan.move_id}-out.sock"
         self._mirrors: DiskMirrors
+        self._convergence = Convergence(plan.max_downtime_ms, plan.policy, plan.max_slowdown)
+        self._memory_speed = Speed()
+        self._shared_at = 0.0
+        self._operators_limit_ms = plan.max_downtime_ms
 
     async def _phases(self, undo: AsyncExitStack, release: AsyncExitStack) -> Decision:
         await self._watch.during(self._prepare(undo, release))
@@ -58,11 +75,16 @@ class SourceMove(OutgoingMove):
         if self.plan.disks:
             self._enter(Phase.COPYING_DISKS)
             await self._watch.during(self._copy_disks(undo, release))
+        await self._watch.during(self._wait_for_word(self._disks if self.plan.disks else None))
         self._enter(Phase.COPYING_MEMORY)
         migration = await self._watch.during(self._copy_memory(undo))
+        self.steering.is_over()
         self._enter(Phase.SWITCHING_OVER)
         parts = self._switchover_parts()
-        live = LiveParts(self._instance, migration, self._mirrors.jobs, self._watch.memory_is_sent)
+        live = LiveParts(
+            self._instance, migration, self._mirrors.jobs, self._watch.memory_is_sent,
+            MEMORY_SECONDS + REST_FACTOR * self._convergence.limit_ms / 1000,
+        )  # fmt: skip
         timing = Timing()
         self._info = await self._watch.during(send_rest(parts, live, timing))
         return await self._hand_over(undo, parts, timing)
@@ -102,13 +124,15 @@ class SourceMove(OutgoingMove):
         await asyncio.to_thread(relay.wait_ready)
         self.board.watch_memory(relay)
         self._watch.relay = relay
-        convergence = Convergence(self.plan.max_downtime_ms)
-        limits = MigrationParameters(max_bandwidth=UNLIMITED, downtime_limit_ms=convergence.first_limit_ms)
-        await migration.configure_source(memory_channels(self.plan), limits)
+        self._operators_limit_ms = self.steering.max_downtime_ms
+        self._convergence.allow(self._operators_limit_ms)
+        await self._configure(migration)
         undo.push_async_callback(quietly, self._cancel_migration, migration)
         undo.callback(relay.close)  # first: then it takes all that QEMU sends, and QEMU heeds the cancel
+        self.steering.steer_memory(relay)
         await migration.migrate(f"unix:{self._memory_socket}")
         await reach("source-pre-copy")
+        self._shared_at = time.monotonic()
         while True:
             info = await migration.next_info(LOOK_SECONDS)
             self.board.memory(info)
@@ -118,17 +142,59 @@ class SourceMove(OutgoingMove):
             if info.status in ENDED:
                 raise MoveFailed(f"The memory's transfer ended as {info.status}: {relay.why() or info.error}.")
             if not await gate.holds(migration, info):
-                await self._steer(migration, convergence, gate.without_hold(info))
+                await self._steer(migration, gate.without_hold(info))
 
-    async def _steer(self, migration: Migration, convergence: Convergence, info: MigrationInfo) -> None:
-        decision = convergence.observe(info.rounds, info.throttle)
+    async def _configure(self, migration: Migration) -> None:
+        """Bandwidth is the relay's to limit, in bytes: QEMU 7.2 with multifd sends 512 KiB at a time, ten times a
+        second at least."""
+        slowdown = self._convergence.max_slowdown
+        limits = MigrationParameters(max_bandwidth=UNLIMITED, downtime_limit_ms=self._convergence.limit_ms)
+        if slowdown:
+            throttle = {"throttle_initial": min(FIRST_SLOWDOWN, slowdown), "throttle_max": slowdown}
+            limits = replace(limits, **throttle)
+        await migration.configure_source(memory_channels(self.plan), limits, may_slow_guest=slowdown > 0)
+
+    async def _steer(self, migration: Migration, info: MigrationInfo) -> None:
+        self._note_throttle(info.throttle)
+        now = time.monotonic()
+        if now - self._shared_at >= SHARE_SECONDS:
+            self.steering.share(now - self._shared_at)
+            self._shared_at = now
+        if self.steering.is_paused:
+            self._memory_speed = Speed()  # what is seen before it sends again says nothing
+            return
+        self._memory_speed.update(now, info.ram_transferred)
+        if self.steering.max_downtime_ms != self._operators_limit_ms:
+            await self._allow(migration, self.steering.max_downtime_ms)
+        await self._help(migration, info)
+
+    async def _help(self, migration: Migration, info: MigrationInfo) -> None:
+        sent_rate = int(self._memory_speed.per_second)
+        decision = self._convergence.observe(
+            Reading(info.rounds, info.throttle, info.dirty_rate, sent_rate, info.ram_remaining)
+        )
+        self.board.remark = self._convergence.remark
         if isinstance(decision, GiveUp):
             raise NotConverged(
-                f"Memory does not converge: {decision.reason}.",
-                hint="Allow a longer pause with --max-downtime, or move when the guest is less busy.",
+                f"Memory will not converge: {decision.reason}.",
+                hint="Allow a longer pause with --max-downtime, another --policy, or move when the guest is less busy.",
             )
         if isinstance(decision, RaiseDowntimeLimit):
             await migration.set_parameters(MigrationParameters(downtime_limit_ms=decision.milliseconds))
+            self.board.note(f"downtime limit {decision.milliseconds} ms: {decision.reason}")
+
+    async def _allow(self, migration: Migration, max_downtime_ms: int) -> None:
+        """The operator changed the limit."""
+        self._operators_limit_ms = max_downtime_ms
+        self._convergence.allow(max_downtime_ms)
+        await migration.set_parameters(MigrationParameters(downtime_limit_ms=self._convergence.limit_ms))
+
+    def _note_throttle(self, throttle: int) -> None:
+        if throttle != self.steering.throttle:
+            self.board.note(
+                f"vCPUs held back {throttle} % of the time: the guest changes memory faster than it is sent"
+            )
+            self.steering.throttle = throttle
 
     def _start_relay(self, release: AsyncExitStack) -> None:
         """Before the copy of the disks: it takes a moment to start."""

@@ -2,6 +2,7 @@
 
     prepare         disks are made, partial                  undo: they are deleted
     copy disks      mirrors on, drain, copy                  undo: mirrors off
+                    in step: wait for the word, if it is so asked for
     switch over     new images added to QEMU                 undo: taken away again
                     the guest stands still                   undo: it goes on
                     drain, sync, mirrors end
@@ -91,6 +92,8 @@ class StorageMove(Procedure):
             mirrors = DiskMirrors(self._host, self.plan, self._instance, self._disks)
         self._enter(Phase.COPYING_DISKS)
         await self._watch.during(self._copy_disks(mirrors, undo, release))
+        await self._watch.during(self._wait_for_word(self._disks))
+        self.steering.is_over()
         self._enter(Phase.SWITCHING_OVER)
         timing = Timing()
         began = time.monotonic()
@@ -117,7 +120,7 @@ class StorageMove(Procedure):
         await require_power(self._host, self.plan)
         self._journal.write(Step.BEGAN, {"plan": self.plan.model_dump(mode="json")})
         undo.push_async_callback(self._surely, self._discard)
-        await self._new.bring_bases(self.board)
+        await self._new.bring_bases(self.board, self.steering)
         await self._new.make()
         release.push_async_callback(self._targets.close)
         release.push_async_callback(self._sources.close)
@@ -126,11 +129,13 @@ class StorageMove(Procedure):
         await self._sources.open()
         sources, targets = self._sources.disks, self._targets.disks
         offloads = [Offload(source, target) for source, target in zip(sources, targets, strict=True)]
-        self._disks = DiskMove.within_host(moving_disks(self.plan, sources), offloads, self._host.mover)
+        disks, terms = moving_disks(self.plan, sources), self.steering.copy_terms
+        self._disks = DiskMove.within_host(disks, offloads, self._host.mover, terms)
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
         undo.push_async_callback(asyncio.to_thread, self._disks.stop)  # before the disks are anybody else's
         self._watch.disks = self._disks
         self.board.watch_disks(self._disks)
+        self.steering.steer_disks(self._disks)
         await asyncio.to_thread(self._disks.start, COPY_LOOK_SECONDS)
         await reach("storage-prepared")
 

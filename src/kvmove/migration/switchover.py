@@ -87,12 +87,13 @@ class SwitchoverParts:
 @dataclass(frozen=True, slots=True)
 class LiveParts:
     """What there is besides if the VM has a QEMU. `memory_is_sent` is called once it is: from then on its channels may
-    end."""
+    end. `memory_seconds` is how long what is left of memory may take."""
 
     instance: Instance
     migration: Migration
     mirrors: list[MirrorJob]
     memory_is_sent: Callable[[], None]
+    memory_seconds: float = MEMORY_SECONDS
 
 
 async def settle(parts: SwitchoverParts, timing: Timing) -> None:
@@ -126,7 +127,7 @@ async def send_rest(parts: SwitchoverParts, live: LiveParts, timing: Timing) -> 
     timing.mark("sync")
     await reach("source-synced")
     await live.migration.continue_switchover()
-    info = await live.migration.wait_status({Status.COMPLETED}, timeout=MEMORY_SECONDS)
+    info = await live.migration.wait_status({Status.COMPLETED}, timeout=live.memory_seconds)
     live.memory_is_sent()
     await run_control.wait_state(live.instance.monitor, run_control.POSTMIGRATE, timeout=MEMORY_SECONDS)
     timing.mark("memory")

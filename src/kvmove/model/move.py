@@ -4,13 +4,14 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from kvmove.model.image import BackingImage
 from kvmove.model.names import Name
 from kvmove.model.priority import Priority
 from kvmove.model.schedule import StartTime, Window
 from kvmove.model.strict import Strict
+from kvmove.model.terms import Downtime, MoveTerms
 from kvmove.model.vm import DiskDefinition, DiskFormat, Power, Provisioning, VmDefinition
 
 
@@ -53,7 +54,7 @@ def _disk_request(value: object) -> object:
     return {"datastore": datastore or None} | ({"format": form} if colon else {})
 
 
-class MoveRequest(Strict):
+class MoveRequest(MoveTerms):
     """What an operator asks for. Without `host` the VM stays on its host, and only disks move.
 
     `datastore` names the destination's datastore for all disks of which `disks` does not say it; without either a disk
@@ -79,7 +80,7 @@ class MoveRequest(Strict):
     encrypt: bool = True
     verify: bool = False
     nics: tuple[str, ...] = ()
-    max_downtime_ms: Annotated[int, Field(ge=10, le=60_000)] = 300
+    max_downtime_ms: Downtime = 300
     priority: Priority = Priority.NORMAL
     at: StartTime | None = None
     window: Window | None = None
@@ -134,7 +135,7 @@ class MoveKind(StrEnum):
     UNIFIED = "unified"
 
 
-class MovePlan(Strict):
+class MovePlan(MoveTerms):
     """A move, decided: both agents act on this one object and on nothing else.
 
     `disks` are those whose data moves; `stays` those on datastores that both hosts share, which nobody copies, makes
@@ -242,7 +243,12 @@ class NicProgress(Strict):
 
 
 class MoveProgress(Strict):
-    """A snapshot. `percent` and `bytes_done` never run backwards within a move; `eta_seconds` None is unknown."""
+    """A snapshot. `percent` and `bytes_done` never run backwards within a move; `eta_seconds` None is unknown.
+
+    `paused_by` is whoever paused the copy, empty if nobody did; `waits_for_word` says that all is in step and the
+    switchover has to be let go, or its time to come. `bandwidth` is the cap now and `slowed_to` the rate to which the
+    copy holds itself for the guest's sake (bytes/s, 0: none); `max_downtime_ms` the operator's limit now.
+    """
 
     phase: Phase
     percent: float = 0.0
@@ -255,13 +261,19 @@ class MoveProgress(Strict):
     memory: MemoryProgress = MemoryProgress()
     nics: tuple[NicProgress, ...] = ()
     message: str = ""
+    paused_by: str = ""
+    waits_for_word: bool = False
+    bandwidth: int = 0
+    max_downtime_ms: int = 0
+    slowed_to: int = 0
 
 
 class DiskReport(Strict):
     """One disk at the end. Bytes, but for `writes_…`, which count mirrored writes. `moved_by` has the bytes that each
     rung of the offload ladder moved, on one host.
 
-    Digests are those of the disk at the switchover; empty when not verified.
+    Digests are those of the disk at the switchover; empty when not verified. `hold_…` say how long the guest's mirrored
+    writes were held (milliseconds; the percentiles are upper bounds, at most 19 % high).
     """
 
     name: Name
@@ -274,6 +286,9 @@ class DiskReport(Strict):
     moved_by: dict[str, int] = {}
     source_digest: str = ""
     destination_digest: str = ""
+    hold_p50_ms: float = 0.0
+    hold_p99_ms: float = 0.0
+    hold_worst_ms: float = 0.0
 
 
 class PhaseTime(Strict):
@@ -281,8 +296,19 @@ class PhaseTime(Strict):
     seconds: float
 
 
+class Change(Strict):
+    """Something that was otherwise from then on (seconds since the move began), and why."""
+
+    seconds: float
+    what: str
+
+
 class MoveReport(Strict):
-    """What a completed move was, as measured. `downtime_ms` is QEMU's figure; `switchover_ms` names its parts."""
+    """What a completed move was, as measured. `downtime_ms` is QEMU's figure; `switchover_ms` names its parts.
+
+    `changes` are those of what steers the move, by an operator or by itself; `slowed_seconds` is how long the copy held
+    itself back for the guest's sake.
+    """
 
     seconds: float
     phases: tuple[PhaseTime, ...]
@@ -293,6 +319,8 @@ class MoveReport(Strict):
     memory_rounds: int
     disks: tuple[DiskReport, ...]
     encrypted: bool
+    changes: tuple[Change, ...] = ()
+    slowed_seconds: float = 0.0
 
 
 class MoveStatus(Strict):

@@ -6,6 +6,7 @@ from kvmove.model.forecast import Forecast
 from kvmove.model.move import Claim, MovePlan, MoveProgress, MoveReport, MoveRequest
 from kvmove.model.priority import Priority as Priority
 from kvmove.model.strict import Strict
+from kvmove.model.terms import TermsChange
 
 
 class TaskState(StrEnum):
@@ -61,7 +62,8 @@ class Task(Strict):
         return self.state not in _OPEN
 
 
-class TaskChange(Strict):
-    """What an operator may change about a task that has not ended. None leaves it as it is."""
+class TaskChange(TermsChange):
+    """What an operator may change about a task that has not ended: of a queued one its priority, of a running one the
+    terms of its move. None leaves it as it is."""
 
     priority: Priority | None = None

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Self
 
 from kvmove.disk.interface import SourceDisk
 from kvmove.disk.offload import Offload, Rung
@@ -25,9 +25,12 @@ from kvmove.move_log import mark
 from kvmove.mover.background_sync import BackgroundSync
 from kvmove.mover.dispatcher import DiskTerms, Dispatcher, Limits
 from kvmove.mover.forward_mode import ForwardMode
+from kvmove.mover.guest_impact import P50, P99, GuestImpact
 from kvmove.mover.local_copy import LocalCopy
+from kvmove.mover.mirror import Mirror
 from kvmove.mover.sender import Sender
 from kvmove.mover.worker import Worker
+from kvmove.transport.bandwidth import Bandwidth
 from kvmove.transport.stream import Stream, StreamLost
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,15 @@ class MoverSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyTerms:
+    """What a move may take and cost: its account of the network, and how long (seconds) its guest's writes may be held
+    before the copy slows itself; None: it does not."""
+
+    bandwidth: Bandwidth = field(default_factory=Bandwidth)
+    max_hold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MovingDisk:
     """What is needed of one disk of a move; `places` and `blank` as in `dispatcher.DiskTerms`."""
 
@@ -68,25 +80,12 @@ class MovingDisk:
         return DiskTerms(self.source.size, self.places, self.blank and not self.source.is_overlay)
 
 
-class MirrorServer(Protocol):
-    """What is needed of the NBD server that QEMU's mirror writes to."""
-
-    def reply(self, cookie: int) -> bool: ...
-
-    def reply_many(self, cookies: list[int]) -> int: ...
-
-    def oldest_arrival(self) -> float | None: ...
-
-    def abort(self, reason: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
 @dataclass(slots=True)
 class DiskSnapshot:
     """One disk now. Bytes, but for `forwarded` and `ignored` (mirrored pieces). `sent` is data, frames not counted.
 
-    `by_rung` says by which way how much of the bulk went, in a move within a host; empty in others.
+    `by_rung` says by which way how much of the bulk went, in a move within a host; empty in others. `held`: how long
+    mirrored writes were held, seconds: half of them less, 99 % less, the longest.
     """
 
     total: int
@@ -101,6 +100,7 @@ class DiskSnapshot:
     ignored: int
     mode_changes: tuple[str, ...]
     by_rung: dict[Rung, int]
+    held: tuple[float, float, float]
 
 
 @dataclass(slots=True)
@@ -109,36 +109,6 @@ class NicTotals:
 
     sent: int = 0
     streams: int = 0
-
-
-@dataclass(slots=True)
-class _Mirror:
-    """One disk's mirror; takes QEMU's requests in the NBD server's thread."""
-
-    move: DiskMove
-    disk: int
-    server: MirrorServer | None = None
-
-    def on_write(self, cookie: int, offset: int, payload: bytes) -> None:
-        self.move.mirrored(self.disk, (offset, len(payload)), payload, cookie)
-
-    def on_zero(self, cookie: int, offset: int, length: int, may_punch: bool) -> None:
-        del may_punch  # QEMU 7.2 loses it on the way; the destination keeps zeroes as holes in any case
-        self.move.mirrored(self.disk, (offset, length), None, cookie)
-
-    def on_trim(self, cookie: int, offset: int, length: int) -> None:
-        self.move.discarded(self.disk, (offset, length))
-        self.answer(cookie)
-
-    def on_flush(self, cookie: int) -> None:
-        self.answer(cookie)  # the source disk is the truth until the commit; its flush is QEMU's own
-
-    def on_disconnect(self, reason: str) -> None:
-        self.move.mirror_ended(self.disk, reason)
-
-    def answer(self, cookie: int) -> None:
-        if self.server is not None:
-            self.server.reply(cookie)
 
 
 @dataclass(slots=True)
@@ -157,13 +127,18 @@ class DiskMove:
         routes: Sequence[Route],
         dial: Callable[[Route, int], Stream],
         settings: MoverSettings,
+        terms: CopyTerms | None = None,
     ) -> None:
+        terms = terms or CopyTerms()
         per_disk = max(settings.forward_buffer // max(len(disks), 1), 4 * REGION_SIZE)
         limits = Limits(high_mark=per_disk, low_mark=per_disk // 4, budget=settings.budget)
         self.lock = threading.Lock()
         self.dispatcher = Dispatcher([disk.terms() for disk in disks], REGION_SIZE, limits)
         self.disks: Sequence[SourceDisk] = [disk.source for disk in disks]
         self.stopping = threading.Event()
+        self.bandwidth = terms.bandwidth
+        self._impact = GuestImpact(len(disks), terms.max_hold)
+        self._impact_lock = threading.Lock()
         self.failure: KvmoveError | None = None
         self._settings = settings
         self._dial = dial
@@ -173,7 +148,7 @@ class DiskMove:
         self._by_number: dict[int, Worker] = {}
         self._closed = _Closed()
         self._without_stream_since = time.monotonic()
-        self._mirrors = [_Mirror(self, number) for number in range(len(disks))]
+        self._mirrors = [Mirror(self, number) for number in range(len(disks))]
         self._mirrors_may_end = False
         self._offloads: Sequence[Offload] = ()
         self._syncer = BackgroundSync((), self.failed)
@@ -186,13 +161,19 @@ class DiskMove:
         self._watch = threading.Thread(target=self._watch_time, name="move-watch", daemon=True)
 
     @classmethod
-    def within_host(cls, disks: Sequence[MovingDisk], offloads: Sequence[Offload], settings: MoverSettings) -> Self:
+    def within_host(
+        cls,
+        disks: Sequence[MovingDisk],
+        offloads: Sequence[Offload],
+        settings: MoverSettings,
+        terms: CopyTerms | None = None,
+    ) -> Self:
         """A move of disks between datastores of this host: each as its offload, of the same source, moves it.
 
         The offloads' files stay the caller's, to be closed after `stop`. What is applied is synced in the background;
         `sync_targets` does the rest.
         """
-        move = cls(disks, (), _no_route, settings)
+        move = cls(disks, (), _no_route, settings, terms)
         move._offloads = offloads
         move._syncer = BackgroundSync(offloads, move.failed)
         move._workers = [LocalCopy(move, offloads, move._syncer.wrote) for _ in range(LOCAL_WORKERS)]
@@ -232,7 +213,7 @@ class DiskMove:
                     )
                 self._wait(left)
 
-    def mirror(self, disk: int) -> _Mirror:
+    def mirror(self, disk: int) -> Mirror:
         """The handler for the NBD server of a disk; set its `server` before the first request."""
         return self._mirrors[disk]
 
@@ -262,6 +243,25 @@ class DiskMove:
             if self.stopping.wait(WATCH_INTERVAL) or time.monotonic() > deadline:
                 return False
         return True
+
+    def pause_copy(self, *, paused: bool) -> None:
+        """Begin no more regions, or go on. What is copied already stays in step meanwhile."""
+        with self.lock:
+            self.dispatcher.paused = paused
+        self._wake_all()
+
+    def unbind(self) -> None:
+        """The guest stands still and waits for what is on its way: nothing is capped or slowed any more."""
+        with self._impact_lock:
+            self._impact.rate_ends()
+        self.bandwidth.set_cap(None)
+        self.bandwidth.limit_bulk(None)
+
+    @property
+    def slowed(self) -> tuple[int, float]:
+        """The rate to which the copy holds itself now for the guest's sake (bytes/s, 0: none), and for how long it has
+        done so in all (seconds)."""
+        return self._impact.limit or 0, self._impact.slowed_seconds
 
     def wait_settled(self, timeout: float) -> bool:
         """Wait until both sides are equal and nothing is on its way; False after `timeout` seconds.
@@ -329,8 +329,9 @@ class DiskMove:
                     state.counters.forwarded, state.counters.ignored,
                     tuple(state.counters.mode_changes),
                     dict(self._offloads[number].moved) if self._offloads else {},
+                    (held.percentile(P50), held.percentile(P99), held.worst),
                 )
-                for number, state in enumerate(self.dispatcher.disks)
+                for number, (state, held) in enumerate(zip(self.dispatcher.disks, self._impact.held, strict=True))
             ]  # fmt: skip
             nics = {
                 worker.nic: NicTotals(self._closed.sent.get(worker.nic, 0)) for worker in self._workers if worker.nic
@@ -349,6 +350,9 @@ class DiskMove:
         with self.lock:
             at_once = self.dispatcher.mirrored(disk, extent, payload, cookie, now)
             answers = self.dispatcher.take_answers()
+            if not at_once:
+                with self._impact_lock:
+                    self._impact.waits(disk, cookie, now)
             to_wake = [
                 self._by_number[number]
                 for number, stream in self.dispatcher.streams.items()
@@ -356,6 +360,8 @@ class DiskMove:
             ]
         if at_once:
             self._mirrors[disk].answer(cookie)
+            with self._impact_lock:
+                self._impact.answered(disk, time.monotonic() - now)
         self._answer(answers)
         for worker in to_wake:
             worker.wake()
@@ -376,6 +382,11 @@ class DiskMove:
             cookies = [cookie for at, cookie in answers if at == disk]
             if cookies and mirror.server is not None:
                 mirror.server.reply_many(cookies)
+        if answers:
+            now = time.monotonic()
+            with self._impact_lock:
+                for disk, cookie in answers:
+                    self._impact.released(disk, cookie, now)
 
     # The workers' side.
 
@@ -444,6 +455,7 @@ class DiskMove:
                 alone = None if self._by_number else now - self._without_stream_since
             self._answer(answers)
             self._check_deadlines(now)
+            self._spare_guest(now)
             if alone is not None and alone > self._settings.give_up:
                 self.failed(
                     Unreachable(
@@ -451,6 +463,12 @@ class DiskMove:
                         hint="Check the migration networks and the destination's agent; then move again.",
                     )
                 )
+
+    def _spare_guest(self, now: float) -> None:
+        with self._impact_lock:
+            is_new, limit = self._impact.look(now, self.bandwidth.bulk_bytes)
+        if is_new:
+            self.bandwidth.limit_bulk(limit)
 
     def _check_deadlines(self, now: float) -> None:
         for mirror in self._mirrors:

@@ -12,6 +12,7 @@ mirrored writes the guest may now be told are done. Threads call it under one lo
   guest that waited `budget` seconds is released and its disk's queue dropped (RECOPY).
 - Once sent, a write's data is not kept: if its stream dies, its region is copied again.
 - A stream that died is fenced over a living one before its regions may be copied again (region_map, pins).
+- While `paused` no region is begun; what is copied stays in step, and writes to the rest are ignored as ever.
 - Disks take turns (turns). Writes to what waits cost nothing: its regions are UNCOPIED.
 
 Invariant: a region is COPIED and without pin only if the destination has exactly the source's data, but for
@@ -130,6 +131,7 @@ class Dispatcher:
             self._note_turn(disk)  # an empty disk is complete
         self.streams: dict[int, StreamState] = {}
         self.copying = False
+        self.paused = False
         self._to_fence: list[int] = []
         self._answers: list[tuple[int, int]] = []
 
@@ -252,7 +254,7 @@ class Dispatcher:
 
     def claim_region(self, stream: int) -> RegionCopy | None:
         """The next region for `stream` to copy; None when there is none for it now."""
-        if not self.copying:
+        if not self.copying or self.paused:
             return None
         for number in self._turns.now:
             disk = self.disks[number]

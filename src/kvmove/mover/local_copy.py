@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from kvmove.disk.extents import Extent
-from kvmove.disk.offload import Offload
+from kvmove.disk.offload import Offload, Rung
 from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.mover.dispatcher import WritePiece
 from kvmove.mover.region_map import RegionCopy
@@ -53,6 +53,7 @@ class LocalCopy(threading.Thread):
         self._offloads = offloads
         self._wrote = wrote
         self._applied = 0
+        self._is_bulks_turn = False
         self._look = threading.Event()
 
     def run(self) -> None:
@@ -87,9 +88,12 @@ class LocalCopy(threading.Thread):
     def _apply_writes(self) -> bool:
         """Apply the mirrored writes that are next; False when bulk data is."""
         with self._engine.lock:
-            pieces = self._dispatcher.take_writes(self.number, BATCH)
+            self._is_bulks_turn = self._dispatcher.streams[self.number].bulk_is_next
+            may = self._engine.bandwidth.may_send_writes()
+            pieces = self._dispatcher.take_writes(self.number, BATCH) if may else []
         for piece in pieces:
             self._apply(piece)
+            self._engine.bandwidth.sent_writes(piece.weight)
         if pieces:
             self._acknowledge(len(pieces))
         return bool(pieces)
@@ -105,20 +109,30 @@ class LocalCopy(threading.Thread):
     # Bulk.
 
     def _copy_region(self) -> bool:
-        """Copy the next region; False when there is none."""
+        """Copy the next region; False when there is none, or none may be begun now."""
+        if not self._engine.bandwidth.may_send_bulk(in_turn=self._is_bulks_turn):
+            return False
         with self._engine.lock:
             copy = self._dispatcher.claim_region(self.number)
         if copy is None:
             return False
         for extent in self._offloads[copy.disk].source.extents(copy.offset, copy.offset + copy.length):
-            while not self._engine.stopping.is_set() and self._apply_writes():
-                pass
+            self._let_writes_go()
             if self._engine.stopping.is_set() or not self._copy_extent(copy, extent):
                 return True
         with self._engine.lock:
             self._dispatcher.bulk_handed(copy)
         self._engine.progress_made()
         return True
+
+    def _let_writes_go(self) -> None:
+        """Apply the mirrored writes that are there, until bulk data may follow."""
+        while not self._engine.stopping.is_set():
+            if not self._apply_writes():
+                if self._engine.bandwidth.may_send_bulk(in_turn=self._is_bulks_turn):
+                    return
+                self._look.wait(LINGER)
+                self._look.clear()
 
     def _copy_extent(self, copy: RegionCopy, extent: Extent) -> bool:
         """False if the copy was abandoned, and nothing more of it may be done."""
@@ -129,7 +143,9 @@ class LocalCopy(threading.Thread):
             if not self._dispatcher.frames_queued(copy, 1, extent.length if extent.is_data else 0):
                 return False
         if extent.is_data:
-            offload.move(extent.offset, extent.length, untouched=copy.untouched)
+            rung = offload.move(extent.offset, extent.length, untouched=copy.untouched)
+            if rung is not Rung.REFLINK:  # which moves no data
+                self._engine.bandwidth.sent_bulk(extent.length)
         else:
             offload.target.write_zeroes(extent.offset, extent.length)
         self._wrote(extent.length)

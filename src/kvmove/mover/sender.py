@@ -138,15 +138,21 @@ class Sender(threading.Thread):
 
     def _queue_next(self, stream: Stream) -> bool:
         """Queue the next frame or batch; False when there is nothing to send now."""
+        dispatcher, bandwidth = self._engine.dispatcher, self._engine.bandwidth
+        pieces: list[WritePiece] = []
         with self._engine.lock:
-            dead = self._engine.dispatcher.next_fence(self.number)
-            pieces = [] if dead is not None else self._engine.dispatcher.take_writes(self.number, WINDOW)
+            dead = dispatcher.next_fence(self.number)
+            is_bulks_turn = dispatcher.streams[self.number].bulk_is_next
+            if dead is None and bandwidth.may_send_writes():
+                pieces = dispatcher.take_writes(self.number, WINDOW)
         if dead is not None:
             stream.queue(frames.fence(dead))
         elif pieces:
-            stream.queue(b"".join(_encoded(pieces)))
+            encoded = b"".join(_encoded(pieces))
+            bandwidth.sent_writes(len(encoded))
+            stream.queue(encoded)
         else:
-            return self._queue_bulk(stream)
+            return bandwidth.may_send_bulk(in_turn=is_bulks_turn) and self._queue_bulk(stream)
         return True
 
     def _queue_bulk(self, stream: Stream) -> bool:
@@ -167,6 +173,8 @@ class Sender(threading.Thread):
         return True
 
     def _queue_frame(self, stream: Stream, frame: BulkFrame) -> None:
+        apart = frame.size if frame.file is not None or frame.data is not None else 0
+        self._engine.bandwidth.sent_bulk(len(frame.encoded) + apart)
         stream.queue(frame.encoded)
         if frame.file is not None:
             stream.queue_file(frame.file, frame.file_offset, frame.size)

@@ -13,6 +13,7 @@ from typing import Protocol
 from kvmove.disk.interface import SourceDisk
 from kvmove.errors import KvmoveError
 from kvmove.mover.dispatcher import Dispatcher
+from kvmove.transport.bandwidth import Bandwidth
 
 
 class Worker(Protocol):
@@ -52,6 +53,7 @@ class Engine(Protocol):
     dispatcher: Dispatcher
     disks: Sequence[SourceDisk]
     stopping: threading.Event
+    bandwidth: Bandwidth
 
     def new_number(self) -> int:
         """A number for a stream that no other of this move has had."""

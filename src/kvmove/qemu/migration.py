@@ -108,14 +108,16 @@ class Migration:
 
     # -- before ------------------------------------------------------------------------------------------------------
 
-    async def configure_source(self, channels: int, parameters: MigrationParameters) -> None:
+    async def configure_source(
+        self, channels: int, parameters: MigrationParameters, *, may_slow_guest: bool = True
+    ) -> None:
         """Set what the source needs: the pause before the switchover, `channels` multifd channels (0: none), throttling
-        of a guest that writes faster than the wire carries.
+        of a guest that writes faster than the wire carries, unless it may not.
 
         :raise CheckFailed: this QEMU lacks something; nothing was set.
         :raise QemuError: QEMU refused a value; a migration is under way, or it is out of range.
         """
-        await self._set_capabilities(channels, {"pause-before-switchover": True, "auto-converge": True})
+        await self._set_capabilities(channels, {"pause-before-switchover": True, "auto-converge": may_slow_guest})
         await self.set_parameters(USUAL_THROTTLE)
         await self.set_parameters(parameters)
 
