@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from kvmove.disk.offload import Offload, Rung
 from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
 from kvmove.model.move import Route
 from kvmove.mover.bulk_copy import ZERO_GRAIN
-from kvmove.mover.disk_move import DiskMove, MoverSettings, MovingDisk
+from kvmove.mover.disk_move import CopyTerms, DiskMove, MoverSettings, MovingDisk
 from kvmove.mover.receiver import DiskReceiver
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.contexts import client_context, server_context
 from kvmove.pki.identity import Identity, Role
+from kvmove.transport.bandwidth import Bandwidth
 from kvmove.transport.dial import Dialer
 from kvmove.transport.listener import DataListener, Expected
 from kvmove.transport.stream import StreamLost
@@ -176,3 +178,46 @@ def test_a_full_destination_is_told_to_the_source(setup: Setup) -> None:
     with pytest.raises(Exception, match="No space left"):
         while not move.is_copied():
             time.sleep(0.01)
+
+
+def test_a_cap_holds_over_all_streams_and_may_be_changed(setup: Setup) -> None:
+    """Four seconds' worth of data at the cap: after a second, far from all of it is there."""
+    move, destination, folder = setup
+    cap = 4 * MIB
+    move.mirror(0).server = FakeMirror()
+    move.bandwidth.set_cap(cap)
+    began = time.monotonic()
+    move.start(10)
+    move.start_copy()
+    time.sleep(1.0)
+    sent = sum(nic.sent for nic in move.snapshot()[1].values())
+    assert sent <= cap * (time.monotonic() - began + 1.0) + 2 * MIB
+    assert not move.is_copied()
+    with Guest(folder / "source.raw", move):
+        move.pause_copy(paused=True)
+        time.sleep(0.2)
+        move.bandwidth.set_cap(None)
+        move.pause_copy(paused=False)
+        copied(move)
+    finish(move, destination, folder)
+
+
+def test_a_capped_move_within_a_host_reads_and_writes_no_faster(tmp_path: Path) -> None:
+    source = tmp_path / "source.raw"
+    make_source(source, SIZE)
+    with RawFile(source) as disk, RawTarget.create(tmp_path / "target.raw", SIZE) as target:
+        terms = CopyTerms(Bandwidth(4 * MIB))
+        offload = Offload(disk, target, ladder=())
+        move = DiskMove.within_host([MovingDisk(disk)], [offload], MoverSettings(), terms)
+        try:
+            began = time.monotonic()
+            move.start(10)
+            move.start_copy()
+            time.sleep(1.0)
+            moved = offload.moved[Rung.READ_WRITE]
+            assert 0 < moved <= 4 * MIB * (time.monotonic() - began) + 3 * MIB
+            move.unbind()
+            copied(move)
+        finally:
+            move.stop()
+    assert source.read_bytes() == (tmp_path / "target.raw").read_bytes()

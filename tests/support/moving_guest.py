@@ -99,14 +99,20 @@ class World:
 
 @asynccontextmanager
 async def world(
-    vm: LedgerVm, purpose: str, *, hosts: int = 2, block: int = 0, registry: Literal["sqlite", "etcd"] = "sqlite"
+    vm: LedgerVm,
+    purpose: str,
+    *,
+    hosts: int = 2,
+    block: int = 0,
+    registry: Literal["sqlite", "etcd"] = "sqlite",
+    nic: int = 0,
 ) -> AsyncIterator[World]:
-    """The lab with a shared datastore, `block` devices that its disk fits on, and an unshaped NIC; nothing is left
-    of it."""
+    """The lab with a shared datastore, `block` devices that its disk fits on, and one NIC of `nic` bytes/s, 0 is
+    unshaped; nothing is left of it."""
     image = await asyncio.to_thread(build, GUEST)
     names = tuple(f"h{number + 1}" for number in range(hosts))
     spec = LabSpec(
-        name=lab_name(purpose), hosts=names, nics=(0,), datastore=DatastoreSpec(size=GIB), shared=True, block=block,
+        name=lab_name(purpose), hosts=names, nics=(nic,), datastore=DatastoreSpec(size=GIB), shared=True, block=block,
         block_size=vm.disk + MIB, registry=registry,
     )  # fmt: skip
     async with tidy_lab(spec) as lab:

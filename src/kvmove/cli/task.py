@@ -1,6 +1,5 @@
 """`kvmove task`: what was asked of the manager, and how it goes."""
 
-
 import click
 from rich.console import Group as Stack
 from rich.console import RenderableType

@@ -11,7 +11,8 @@ import pytest
 from kvmove.errors import Busy, CheckFailed, InvalidInput, NotAllowed, NotFound, Unreachable
 from kvmove.model.host import HostDatastore
 from kvmove.model.move import MoveRequest, Phase
-from kvmove.model.task import TaskState
+from kvmove.model.task import TaskChange, TaskState
+from kvmove.model.terms import TermsChange, TermsOrder
 from kvmove.model.vm import VmState
 from kvmove.pki.contexts import client_context
 from tests.support import samples
@@ -212,3 +213,23 @@ async def test_the_interface_describes_itself(served: Served) -> None:
 
 async def _collect(states: Any) -> list[Any]:
     return [task async for task in states]
+
+
+async def test_an_operators_words_go_to_the_source_with_a_name(served: Served) -> None:
+    async with served.client("ann") as client:
+        task = await client.start_move(REQUEST)
+        await client.pause_task(task.id[:6])
+        await client.resume_task(task.id)
+        await client.switch_task_over(task.id)
+        await client.change_task(task.id, TaskChange.model_validate({"bandwidth": "1MiB", "max_downtime_ms": 500}))
+        assert served.h1.said == [(task.id, verb, "ann") for verb in ("pause", "resume", "switchover")]
+        (asked,) = served.h1.orders
+        assert asked == (task.id, TermsOrder(by="ann", terms=TermsChange(bandwidth=1024 * 1024, max_downtime_ms=500)))
+        served.h1.tell(samples.completed().model_copy(update={"move_id": task.id}))
+        await _collect(client.watch_task(task.id))
+        with pytest.raises(Busy, match="does not run: it is succeeded"):
+            await client.pause_task(task.id)
+    async with served.client() as client:
+        status, _, said = await raw(served, "POST", f"/api/v1/tasks/{task.id}:set", json={"bandwidth": "1KiB"})
+        assert status == 422
+        assert "at least 64.0 KiB/s" in said["detail"]
