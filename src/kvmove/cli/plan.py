@@ -6,8 +6,9 @@ from rich.text import Text
 from kvmove.cli.output import facts, printable, table
 from kvmove.cli.rows import link_speed
 from kvmove.model.move import DiskPlacement, MoveCheck, MoveKind, MovePlan
+from kvmove.model.terms import AUTO, MANUAL, MOST_SLOWDOWN, Policy
 from kvmove.model.vm import Power
-from kvmove.units import format_size
+from kvmove.units import format_rate, format_size
 
 
 def render_check(checked: MoveCheck) -> RenderableType:
@@ -51,6 +52,22 @@ def _without_empty(rows: list[dict[str, str]], columns: tuple[str, ...]) -> list
     return [{name: value for name, value in row.items() if name not in idle} for row in rows]
 
 
+def _terms(plan: MovePlan) -> dict[str, str]:
+    """What of the terms is not as it is for most moves; empty values are not shown."""
+    budget = plan.max_write_latency_ms
+    when = {AUTO: "", MANUAL: "at the word: kvmove task switchover"}.get(plan.switchover, f"at {plan.switchover}")
+    shown = {
+        "Switchover": when,
+        "Bandwidth": f"{format_rate(plan.bandwidth)} at most" if plan.bandwidth else "",
+        "Guest's writes": f"held {budget} ms at most, or the copy slows itself" if budget is not None else "",
+    }
+    if plan.moves_memory and plan.policy is not Policy.BALANCED:
+        shown["Policy"] = str(plan.policy)
+    if plan.moves_memory and plan.max_slowdown < MOST_SLOWDOWN and plan.policy is not Policy.MINIMAL_DOWNTIME:
+        shown["Slowdown limit"] = f"{plan.max_slowdown} %"
+    return shown
+
+
 def render_plan(plan: MovePlan) -> RenderableType:
     """From where to where, each disk, each pair of NICs, and how."""
     between = plan.source.name
@@ -65,6 +82,7 @@ def render_plan(plan: MovePlan) -> RenderableType:
             "Verified": "disks are compared at the switchover" if plan.verify else "",
             "Downtime limit": f"{plan.max_downtime_ms} ms" if plan.power is Power.RUNNING else "",
         }
+    shown |= _terms(plan)
     parts: list[RenderableType] = [Text.assemble((plan.vm.name, "bold"), f"  {between}"), facts(shown)]
     disks = [_disk(it, it.destination_datastore) for it in plan.disks] + [_disk(it, "stays") for it in plan.stays]
     if disks:

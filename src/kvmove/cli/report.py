@@ -105,8 +105,8 @@ def _disk(disk: DiskReport) -> Table:
 def _held(disk: DiskReport) -> str:
     if not disk.hold_worst_ms:
         return ""
-    p50, p99, worst = (_milliseconds(value) for value in (disk.hold_p50_ms, disk.hold_p99_ms, disk.hold_worst_ms))
-    return f"half of them below {p50}, 99 % below {p99}, the longest {worst}"
+    p50, p99, worst = (f"{value:.3g} ms" for value in (disk.hold_p50_ms, disk.hold_p99_ms, disk.hold_worst_ms))
+    return f"half of them for {p50} at most, 99 % for {p99}, the longest {worst}"
 
 
 def _ignored(disk: DiskReport) -> str:

@@ -2,7 +2,8 @@
 
 How long a mirrored write is held (from its arrival here until QEMU is answered) goes into a histogram for each disk.
 Where the operator set a budget, the bulk copy is held to a rate that keeps the 99th percentile of it within the budget:
-halved when a look finds it above, raised by a step when not (AIMD), and let go once it is above anything seen.
+halved when a look finds more than one write of a hundred late, lately, raised by a step when not (AIMD), and let go
+once it is above anything seen. While no bulk is sent there is nothing to slow.
 
 Mirrored writes themselves are never slowed by this. Below LEAST_RATE the copy is not slowed further: a guest whose
 writes are held longer even so writes more than the network or the destination's disk takes; the report says so.
@@ -27,6 +28,12 @@ STEP_SHARE = 1 / 10
 LEAST_STEP = LEAST_RATE // 4
 
 P50, P99 = 0.5, 0.99
+
+MAY_BE_LATE = 1 - P99
+
+MEMORY = 0.8
+"""What was seen before a look counts so much at the next: about 2.5 seconds are looked at, and one late write among few
+is no reason."""
 
 _BOUNDS = tuple(1e-5 * 2 ** (step / 4) for step in range(92))
 """Seconds, from 10 us to 70 s; each 19 % above the one before."""
@@ -59,23 +66,23 @@ class HoldTimes:
 class BulkRate:
     """The rate (bytes/s) that the bulk copy is held to; `limit` None lets it run."""
 
-    budget: float
     limit: int | None = None
     slowed_seconds: float = 0.0
     highest: float = 0.0
     _step: int = LEAST_STEP
 
-    def look(self, held: float, sent_rate: float, seconds: float) -> int | None:
-        """After `seconds` in which the 99th percentile of the hold times was `held` (0: no writes) and bulk was sent
-        at `sent_rate`: the limit from now on."""
+    def look(self, *, too_late: bool, sent_rate: float, seconds: float) -> int | None:
+        """After `seconds` in which bulk was sent at `sent_rate`, and the guest's writes were held too long or not: the
+        limit from now on."""
+        if not sent_rate:
+            return self.limit
         if self.limit is not None:
             self.slowed_seconds += seconds
         self.highest = max(self.highest, sent_rate)
-        if held > self.budget:
+        if too_late:
             now = sent_rate if self.limit is None else min(self.limit, max(sent_rate, LEAST_RATE))
-            if now > 0:
-                self.limit = max(int(now / 2), LEAST_RATE)
-                self._step = max(int(self.limit * STEP_SHARE), LEAST_STEP)
+            self.limit = max(int(now / 2), LEAST_RATE)
+            self._step = max(int(self.limit * STEP_SHARE), LEAST_STEP)
         elif self.limit is not None:
             raised = self.limit + self._step
             self.limit = raised if raised <= self.highest + self._step else None
@@ -95,14 +102,17 @@ class GuestImpact:
     limit: int | None = None
     slowed_seconds: float = 0.0
     _rate: BulkRate | None = field(init=False)
-    _lately: HoldTimes = field(init=False, default_factory=HoldTimes)
+    _new: int = field(init=False, default=0)
+    _new_late: int = field(init=False, default=0)
+    _lately: float = field(init=False, default=0.0)
+    _late: float = field(init=False, default=0.0)
     _waiting: dict[tuple[int, int], float] = field(init=False, default_factory=dict)
     _looked: float | None = field(init=False, default=None)
     _sent: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.held = [HoldTimes() for _ in range(self.disks)]
-        self._rate = BulkRate(self.budget) if self.budget is not None else None
+        self._rate = BulkRate() if self.budget is not None else None
 
     def waits(self, disk: int, cookie: int, arrived: float) -> None:
         """A write is held."""
@@ -115,7 +125,8 @@ class GuestImpact:
     def answered(self, disk: int, seconds: float) -> None:
         """A write was answered so long after it came."""
         self.held[disk].note(seconds)
-        self._lately.note(seconds)
+        self._new += 1
+        self._new_late += self.budget is not None and seconds > self.budget
 
     def look(self, now: float, bulk_bytes: int) -> tuple[bool, int | None]:
         """Whether the bulk's limit is to be set anew, and to what. `bulk_bytes` is all that was sent so far."""
@@ -125,12 +136,21 @@ class GuestImpact:
         if self._rate is None or seconds < LOOK_SECONDS:
             return False, None
         before = self.limit
-        oldest = max((now - arrived for arrived in self._waiting.values()), default=0.0)
-        held = max(self._lately.percentile(P99), oldest)
-        self.limit = self._rate.look(held, (bulk_bytes - self._sent) / seconds, seconds)
+        sent_rate = (bulk_bytes - self._sent) / seconds
+        self.limit = self._rate.look(too_late=self._is_too_late(now), sent_rate=sent_rate, seconds=seconds)
         self.slowed_seconds = self._rate.slowed_seconds
-        self._looked, self._sent, self._lately = now, bulk_bytes, HoldTimes()
+        self._looked, self._sent = now, bulk_bytes
         return self.limit != before, self.limit
+
+    def _is_too_late(self, now: float) -> bool:
+        """Whether of the writes lately more than may be were late, and some of them since the last look."""
+        budget = self.budget or 0.0
+        held = sum(now - arrived > budget for arrived in self._waiting.values())
+        new, late = self._new + held, self._new_late + held
+        self._lately = self._lately * MEMORY + new
+        self._late = self._late * MEMORY + late
+        self._new = self._new_late = 0
+        return late > 0 and self._late > MAY_BE_LATE * self._lately
 
     def rate_ends(self) -> None:
         """The copy is over: it is slowed no more. What was seen stays to be told."""

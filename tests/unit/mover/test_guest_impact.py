@@ -22,16 +22,16 @@ def test_nothing_seen_is_zero() -> None:
     assert HoldTimes().percentile(P99) == 0.0
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 2**33)), max_size=80))
-def test_the_limit_is_never_below_the_least_and_only_a_late_write_brings_one(looks: list[tuple[float, float]]) -> None:
-    rate = BulkRate(budget=0.02)
-    for held, sent in looks:
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 2**33)), max_size=80))
+def test_the_limit_is_never_below_the_least_and_only_a_late_write_brings_one(looks: list[tuple[bool, float]]) -> None:
+    rate = BulkRate()
+    for too_late, sent in looks:
         before = rate.limit
-        limit = rate.look(held, min(sent, before or sent), LOOK_SECONDS)
+        limit = rate.look(too_late=too_late, sent_rate=min(sent, before or sent), seconds=LOOK_SECONDS)
         assert limit is None or limit >= LEAST_RATE
         if before is None and limit is not None:
-            assert held > rate.budget
-        if held > rate.budget and before is not None:
+            assert too_late
+        if too_late and before is not None:
             assert limit is not None
             assert limit <= before
 
@@ -40,22 +40,38 @@ def test_the_limit_is_never_below_the_least_and_only_a_late_write_brings_one(loo
 def test_it_finds_the_rate_that_the_guest_bears(wire: int, part: int) -> None:
     """A guest whose writes are held too long whenever bulk takes more than a part of the wire."""
     bearable = max(wire // part, 4 * LEAST_RATE)
-    rate, sent, late = BulkRate(budget=0.02), float(wire), 0
+    rate, sent, late = BulkRate(), float(wire), 0
     for look in range(200):
-        held = 0.1 if sent > bearable else 0.001
-        late += held > rate.budget and look >= 20
-        limit = rate.look(held, sent, LOOK_SECONDS)
+        late += sent > bearable and look >= 20
+        limit = rate.look(too_late=sent > bearable, sent_rate=sent, seconds=LOOK_SECONDS)
         sent = float(min(wire, limit if limit is not None else wire))
     assert late <= 60  # of 180
 
 
 def test_once_the_guest_is_well_the_copy_runs_freely_again() -> None:
-    rate = BulkRate(budget=0.02)
-    assert rate.look(0.5, 100 * MIB, LOOK_SECONDS) == 50 * MIB
+    rate = BulkRate()
+    assert rate.look(too_late=True, sent_rate=100 * MIB, seconds=LOOK_SECONDS) == 50 * MIB
     for _ in range(12):
-        rate.look(0.001, min(float(rate.limit or 100 * MIB), 100 * MIB), LOOK_SECONDS)
+        sent = min(float(rate.limit or 100 * MIB), 100 * MIB)
+        rate.look(too_late=False, sent_rate=sent, seconds=LOOK_SECONDS)
     assert rate.limit is None
-    assert rate.slowed_seconds > 0
+    slowed = rate.slowed_seconds
+    assert slowed > 0
+    rate.look(too_late=True, sent_rate=0.0, seconds=LOOK_SECONDS)
+    assert (rate.limit, rate.slowed_seconds) == (None, slowed), "a copy that sends nothing cannot be slowed"
+
+
+@given(st.integers(100, 5000))
+def test_one_late_write_of_a_hundred_may_be(writes: int) -> None:
+    impact = GuestImpact(1, budget=0.02)
+    impact.look(0.0, 0)
+    late = writes // 100
+    for number in range(writes):
+        impact.answered(0, 0.5 if number < late else 0.001)
+    assert impact.look(LOOK_SECONDS, MIB) == (False, None)
+    for number in range(writes):
+        impact.answered(0, 0.5 if number < late + late + 2 else 0.001)
+    assert impact.look(2 * LOOK_SECONDS, 2 * MIB)[0]
 
 
 def test_a_write_that_is_held_still_counts() -> None:
