@@ -30,11 +30,12 @@ def test_a_word_is_passed_on(manager: FakeManager, kvmove: Kvmove, verb: str, sa
 
 
 def test_what_is_set_is_what_the_manager_hears(manager: FakeManager, kvmove: Kvmove) -> None:
-    manager.answers[f"POST /tasks/{TASK.id}:set"] = TASK
+    manager.answers[f"PATCH /tasks/{TASK.id}"] = TASK
     assert kvmove("task", "set", TASK.id, "--bandwidth", "50MiB", "--max-downtime", "0.5s").code == 0
     assert kvmove("task", "set", TASK.id, "--bandwidth", "none").code == 0
-    asked = [body for key, body in manager.asked if key.endswith(":set")]
-    assert asked == [{"bandwidth": 52_428_800, "max_downtime_ms": 500}, {"bandwidth": 0, "max_downtime_ms": None}]
+    asked = [body for key, body in manager.asked if key.startswith("PATCH")]
+    nothing = {"bandwidth": None, "max_downtime_ms": None, "priority": None}
+    assert asked == [nothing | {"bandwidth": 52_428_800, "max_downtime_ms": 500}, nothing | {"bandwidth": 0}]
 
 
 @pytest.mark.parametrize("words", [(), ("--bandwidth", "fast"), ("--bandwidth", "1KiB"), ("--max-downtime", "1ms")])

@@ -230,6 +230,6 @@ async def test_an_operators_words_go_to_the_source_with_a_name(served: Served) -
         with pytest.raises(Busy, match="does not run: it is succeeded"):
             await client.pause_task(task.id)
     async with served.client() as client:
-        status, _, said = await raw(served, "POST", f"/api/v1/tasks/{task.id}:set", json={"bandwidth": "1KiB"})
+        status, _, said = await raw(served, "PATCH", f"/api/v1/tasks/{task.id}", json={"bandwidth": "1KiB"})
         assert status == 422
         assert "at least 64.0 KiB/s" in said["detail"]
