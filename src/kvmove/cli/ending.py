@@ -39,7 +39,8 @@ async def wait_or_leave(tasks: Tasks, task: Task, printer: Printer) -> Task | No
 
 def started_words(task: Task) -> str:
     """That the move has begun, or is queued and for what it waits."""
-    return queue_words(task).capitalize() if task.state is TaskState.QUEUED else "Started"
+    words = queue_words(task) if task.state is TaskState.QUEUED else "started"
+    return words[0].upper() + words[1:]
 
 
 def tell_end(task: Task, printer: Printer) -> int:

@@ -144,7 +144,7 @@ class MoveBoard:
             error.step = error.step or self._problem.step
         if self._problem is None or instead:
             self._problem = error
-            log.warning("move %s cannot go on: %s", self.plan.move_id, error.detail)
+            log.info("move %s cannot go on: %s", self.plan.move_id, error.detail)
         if phases.may_enter(self.course, Phase.ABORTING):
             error.step = error.step or self.course.phase
             self.enter(Phase.ABORTING)

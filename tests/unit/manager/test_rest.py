@@ -10,7 +10,9 @@ import pytest
 
 from kvmove.errors import Busy, CheckFailed, InvalidInput, NotAllowed, NotFound, Unreachable
 from kvmove.model.host import HostDatastore
+from kvmove.model.log import LogLine
 from kvmove.model.move import MoveRequest, Phase
+from kvmove.model.priority import Priority
 from kvmove.model.task import TaskChange, TaskState
 from kvmove.model.terms import TermsChange, TermsOrder
 from kvmove.model.vm import VmState
@@ -151,6 +153,24 @@ async def test_events_of_a_task_that_is_not_there_are_not_found(served: Served) 
     assert (status, media_type, problem["code"]) == (404, "application/problem+json", "NOT_FOUND")
 
 
+async def test_tasks_are_found_by_state_vm_and_host(served: Served) -> None:
+    async with served.client("ann") as client:
+        task = await client.start_move(REQUEST)
+        assert (task.started_by, task.state) == ("ann", TaskState.RUNNING)
+        for wanted in ({"states": [TaskState.RUNNING]}, {"vm": "web1"}, {"vm": str(samples.WEB1)}, {"host": "h2"}):
+            assert [found.id for found in await client.tasks(**wanted)] == [task.id]
+        for other in ({"states": [TaskState.QUEUED]}, {"vm": "web"}, {"host": "h3"}):
+            assert await client.tasks(**other) == []
+        with pytest.raises(Busy, match="and not over"):
+            await client.retry_task(task.id)
+        with pytest.raises(Busy, match="only while it is queued"):
+            await client.change_task(task.id, TaskChange(priority=Priority.HIGH))
+        served.h2.logs[task.id] = [
+            LogLine(time="2026-11-23T08:00:00.000+00:00", place="h2", level="INFO", text="hello")
+        ]
+        assert [line.text for line in await client.task_log(task.id)] == ["hello"]
+
+
 REFUSALS = [
     ("GET", "/nothing", None, 403, "may not use"),
     ("GET", "/api/v1/nothing", None, 404, "there is nothing at /api/v1/nothing"),
@@ -159,6 +179,10 @@ REFUSALS = [
     ("POST", "/api/v1/moves", {"host": "h2"}, 422, "vm: is missing"),
     ("POST", "/api/v1/moves", {"vm": "web1", "host": "h2", "fast": True}, 422, "fast: unknown key"),
     ("POST", "/api/v1/moves", {"vm": "web1", "host": "h2", "max_downtime_ms": 1}, 422, "max_downtime_ms"),
+    ("GET", "/api/v1/tasks?state=done", None, 422, "state.0: Input should be 'queued', 'running'"),
+    ("GET", "/api/v1/tasks?limit=0", None, 422, "limit: Input should be greater than"),
+    ("PATCH", "/api/v1/tasks/none", {"colour": "red"}, 404, "there is no task 'none'"),
+    ("POST", "/api/v1/moves", {"vm": "web1", "host": "h2", "at": "soon"}, 422, "at: 'soon' is no time"),
     ("GET", "/api/v1/vms/web9", None, 404, "there is no VM 'web9'"),
     ("GET", "/api/v1/hosts/..", None, 404, "there is nothing"),
     ("GET", "/api/v1/hosts/%2e%2e%2fvms", None, 404, "there is nothing"),
