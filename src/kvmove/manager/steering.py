@@ -26,7 +26,7 @@ class TaskSteering:
         :raise Busy: the task does not run, or the move is past that. :raise CheckFailed: it would harm the guest.
         """
         _require_running(task)
-        await self._inventory.agent(task.source).say(task.id, verb, Word(by=by))
+        await self._inventory.agent(task.source).say(_move_id(task), verb, Word(by=by))
         return self._book.get(task.id)
 
     async def change(self, task: Task, change: TaskChange, by: str) -> Task:
@@ -42,8 +42,13 @@ class TaskSteering:
                 f"task {task.id} is running: its priority counts only while it is queued", vm_state=task.vm_state
             )
         terms = TermsChange(bandwidth=change.bandwidth, max_downtime_ms=change.max_downtime_ms)
-        await self._inventory.agent(task.source).change_terms(task.id, TermsOrder(by=by, terms=terms))
+        await self._inventory.agent(task.source).change_terms(_move_id(task), TermsOrder(by=by, terms=terms))
         return self._book.get(task.id)
+
+
+def _move_id(task: Task) -> str:
+    """The move's name at the agents: a task that had to begin anew has a second move."""
+    return task.plan.move_id if task.plan else task.id
 
 
 def _require_running(task: Task) -> None:
