@@ -1,5 +1,5 @@
-"""Several moves (eight in `make full`) asked for at once: as many run as the limits allow, the rest wait their turn, and
-a killed manager loses none of them."""
+"""Several moves (eight in `make full`) asked for at once: as many run as the limits allow, the rest wait their turn,
+and a killed manager loses none of them."""
 
 import asyncio
 import os
