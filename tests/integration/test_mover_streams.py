@@ -216,7 +216,7 @@ def test_a_capped_move_within_a_host_reads_and_writes_no_faster(tmp_path: Path) 
             time.sleep(1.0)
             moved = offload.moved[Rung.READ_WRITE]
             assert 0 < moved <= 4 * MIB * (time.monotonic() - began) + 3 * MIB
-            move.unbind()
+            move.bandwidth.set_cap(None)
             copied(move)
         finally:
             move.stop()

@@ -85,7 +85,8 @@ class Steering:
             self._relay.limit(None)
         if self._disks is not None:
             self._disks.pause_copy(paused=False)
-            self._disks.unbind()
+            self._disks.slow_no_more()
+        self._account.set_cap(None)
         self._tell()
 
     def may_go_on(self) -> bool:

@@ -250,11 +250,10 @@ class DiskMove:
             self.dispatcher.paused = paused
         self._wake_all()
 
-    def unbind(self) -> None:
-        """The guest stands still and waits for what is on its way: nothing is capped or slowed any more."""
+    def slow_no_more(self) -> None:
+        """The guest stands still and waits for what is on its way."""
         with self._impact_lock:
             self._impact.rate_ends()
-        self.bandwidth.set_cap(None)
         self.bandwidth.limit_bulk(None)
 
     @property

@@ -95,11 +95,14 @@ def test_a_guest_that_is_slowed_is_not_left_so() -> None:
 def test_once_it_is_too_late_nothing_is_taken(ends: str) -> None:
     at = At(switchover="manual", bandwidth=MIB)
     at.steering.pause("ann")
+    account = at.steering.copy_terms.bandwidth
+    account.sent_bulk(100 * MIB)
+    assert not account.may_send_bulk()
     if ends == "switches":
         at.steering.is_over()
         assert at.message() == ""
         assert at.changes()[-1] == "the pause by ann came too late: the guest stood for its switchover"
-        assert at.steering.copy_terms.bandwidth.may_send_bulk()
+        assert account.may_send_bulk(), "nothing is capped while the guest stands still"
     else:
         at.board.enter(Phase.ABORTING)
     for word in (at.steering.pause, at.steering.resume, at.steering.give_word):
