@@ -142,6 +142,7 @@ async def test_memory_is_held_and_cancelled() -> None:
         await there.judge("h1")
 
 
+@pytest.mark.full
 async def test_a_guest_that_outruns_the_wire_moves_all_the_same() -> None:
     async with world(BUSY, "stm", nic=SLOW_NIC) as there:
         task = await begin(there, "h2", policy="minimal-downtime")
