@@ -19,6 +19,7 @@ interface it becomes a `Problem` (RFC 9457) and, on the other side, the same err
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -56,7 +57,18 @@ class InvalidInput(KvmoveError):
 
 
 class CheckFailed(KvmoveError):
+    """`checks`: all that the checks before a move found, each as `model.finding.Finding` has it in JSON; else empty."""
+
     code, title, status, exit_code = "CHECK_FAILED", "The check before the start failed", 409, 3
+
+    def __init__(
+        self, detail: str, *, hint: str = "", vm_state: str = "", step: str = "", checks: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        super().__init__(detail, hint=hint, vm_state=vm_state, step=step)
+        self.checks = tuple(checks)
+
+    def problem(self) -> dict[str, Any]:
+        return super().problem() | ({"checks": list(self.checks)} if self.checks else {})
 
 
 class NotFound(KvmoveError):
@@ -115,9 +127,13 @@ def from_problem(problem: dict[str, Any]) -> KvmoveError:
     """The error that `problem` describes; an unknown code becomes a plain KvmoveError."""
     detail = str(problem.get("detail") or problem.get("title") or "unknown error")
     kind = _BY_CODE.get(str(problem.get("code")), MoveFailed if problem.get("code") == "QEMU_ERROR" else KvmoveError)
-    return kind(
+    error = kind(
         detail,
         hint=str(problem.get("hint") or ""),
         vm_state=str(problem.get("vm_state") or ""),
         step=str(problem.get("step") or ""),
     )
+    if isinstance(error, CheckFailed):
+        checks = problem.get("checks")
+        error.checks = tuple(it for it in checks if isinstance(it, dict)) if isinstance(checks, list) else ()
+    return error

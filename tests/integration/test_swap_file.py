@@ -108,7 +108,7 @@ async def test_after_a_storage_move_it_stays_until_the_vm_moves_to_another_host(
     async with world(replace(VM, datastore=LOCAL), "swp") as there:
         h1, h2 = there.lab.hosts
         checked = await there.lab.manager.check_move(there.request(None, datastore=SHARED))
-        assert any("the swap file of swapper stays in datastore local" in it for it in checked.warnings)
+        assert any("the swap file of swapper stays in datastore local" in it.what for it in checked.findings)
         await there.move(None, datastore=SHARED)
         lies_in(there, h1, LOCAL)
         await there.move("h2")

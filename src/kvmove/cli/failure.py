@@ -14,6 +14,7 @@ import textwrap
 
 from rich.text import Text
 
+from kvmove.cli.findings import findings_of, render_findings
 from kvmove.cli.options import Options
 from kvmove.cli.output import Printer, printable
 from kvmove.errors import CheckFailed, KvmoveError
@@ -32,9 +33,13 @@ def failure_block(error: KvmoveError, what: str = "") -> Text:
     """What failed, why, at which step, where the VM is now, and what to do; what is not known is left out."""
     block = Text()
     block.append("Error: ", "bold red").append(what or error.title, "bold")
-    for name, said in (("why", error.detail), ("step", error.step), ("VM", error.vm_state), ("hint", error.hint)):
+    findings = findings_of(error) if isinstance(error, CheckFailed) else ()
+    why, hint = (error.detail, error.hint) if not findings else ("", "")
+    for name, said in (("why", why), ("step", error.step), ("VM", error.vm_state), ("hint", hint)):
         if said:
             block.append(f"\n  {name + ':':<7}", "bold").append(_lines(error, said))
+    for finding in render_findings(findings):
+        block.append("\n").append_text(finding)
     return block
 
 

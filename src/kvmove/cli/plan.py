@@ -3,7 +3,8 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kvmove.cli.output import facts, printable, table
+from kvmove.cli.findings import render_findings
+from kvmove.cli.output import facts, table
 from kvmove.cli.rows import link_speed
 from kvmove.model.move import DiskPlacement, MoveCheck, MoveKind, MovePlan
 from kvmove.model.terms import AUTO, MANUAL, MOST_SLOWDOWN, Policy
@@ -12,9 +13,8 @@ from kvmove.units import format_rate, format_size
 
 
 def render_check(checked: MoveCheck) -> RenderableType:
-    """What the move would do, and the warnings."""
-    warnings = [Text(f"Warning: {printable(warning)}", style="yellow") for warning in checked.warnings]
-    return Group(render_plan(checked.plan), *warnings, Text())
+    """What the move would do, and what to know before."""
+    return Group(render_plan(checked.plan), *render_findings(checked.findings), Text())
 
 
 KINDS = {

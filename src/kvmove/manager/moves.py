@@ -21,17 +21,15 @@ from typing import Any
 from uuid import UUID
 
 from kvmove.errors import Busy, Cancelled, KvmoveError, MoveFailed, NotFound, Unreachable
+from kvmove.manager.checks import Checks
 from kvmove.manager.follow import Follower, now
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_log import MANAGER, TaskLogs
 from kvmove.manager.turns import Turns
-from kvmove.migration.findings import warnings
-from kvmove.migration.plan import check, make_plan
-from kvmove.model.image import DiskImage
 from kvmove.model.log import LogLine
 from kvmove.model.move import MoveCheck, MoveKind, MovePlan, MoveRequest
-from kvmove.model.ownership import Ownership, OwnershipState
+from kvmove.model.ownership import OwnershipState
 from kvmove.model.schedule import parse_start
 from kvmove.model.task import Task, TaskChange, TaskState
 from kvmove.model.vm import VmStatus
@@ -63,6 +61,7 @@ class Moves:
     ) -> None:
         self._inventory = inventory
         self._registry = registry
+        self.checks = Checks(inventory, registry)
         self._book = book
         self._follower = follower
         self._turns = turns or Turns(book, inventory)
@@ -94,9 +93,9 @@ class Moves:
         :raise CheckFailed: something blocks it; every blocker is named, with its remedy.
         :raise Busy: the VM moves already.
         """
-        vm = await self._find(request)
+        vm = await self.checks.find(request)
         self._refuse_second(vm)
-        return await self._plan(request, vm)
+        return await self.checks.check(request, vm)
 
     async def start(self, request: MoveRequest, *, by: str = "", parent: str | None = None) -> Task:
         """Take the move on: it begins now or is queued; its task tells. Raises as `check` does, and, when it begins
@@ -106,9 +105,9 @@ class Moves:
 
         :param by: who asks. :param parent: the task that this move is a part of.
         """
-        vm = await self._find(request)
+        vm = await self.checks.find(request)
         with self._alone(vm):
-            plan = (await self._plan(request, vm)).plan
+            plan = (await self.checks.check(request, vm)).plan
             task = _task(plan, self._resolved(request, plan), by, parent)
             task = await self._book.add(task.model_copy(update={"claims": self._turns.claims(plan)}))
             _LOG.info("move %s is taken on: %s from %s to %s", task.id, task.vm, task.source, task.destination)
@@ -232,8 +231,8 @@ class Moves:
         try:
             if task.request is None or task.plan is None:
                 raise MoveFailed("the task does not say what it was asked for", hint="ask for the move anew")
-            vm = await self._find(task.request)
-            plan = (await self._plan(task.request, vm)).plan.model_copy(update={"move_id": task.plan.move_id})
+            vm = await self.checks.find(task.request)
+            plan = (await self.checks.check(task.request, vm)).plan.model_copy(update={"move_id": task.plan.move_id})
         except Unreachable as error:
             self._turns.postpone(task.id, f"waits for an answer: {error.detail}")
             return None
@@ -276,27 +275,6 @@ class Moves:
         """What was asked for, so that it still means the same when its turn comes: this VM, that moment."""
         at = request.at and parse_start(request.at, self._turns.clock()).isoformat()
         return request.model_copy(update={"vm": str(plan.vm.uuid), "at": at})
-
-    async def _find(self, request: MoveRequest) -> VmStatus:
-        await self._inventory.refresh()
-        if request.host is not None:
-            self._inventory.host(request.host)
-        return self._inventory.vm(request.vm)
-
-    async def _plan(self, request: MoveRequest, vm: VmStatus) -> MoveCheck:
-        record = await self._registry.get(vm.definition.uuid)
-        _refuse_moving(vm, record)
-        hosts = {host.name: host for host in self._inventory.hosts()}
-        images = await self._images(vm)
-        plan = make_plan(request, vm, hosts, record, secrets.token_hex(8), images)
-        return MoveCheck(plan=plan, warnings=warnings(check(request, vm, hosts, record, images)))
-
-    async def _images(self, vm: VmStatus) -> dict[str, DiskImage]:
-        """Those of the VM's disks; none where its host does not answer, which the checks say themselves."""
-        try:
-            return {image.name: image for image in await self._inventory.agent(vm.host).images(vm.definition.uuid)}
-        except Unreachable:
-            return {}
 
     @contextmanager
     def _alone(self, vm: VmStatus) -> Iterator[None]:
@@ -361,15 +339,6 @@ class Moves:
                 await asyncio.sleep(_AFTER_FAULT_SECONDS)
         self._moved_on.set()
         await self._logs.keep(task_id)
-
-
-def _refuse_moving(vm: VmStatus, record: Ownership | None) -> None:
-    if record is not None and record.state is OwnershipState.MOVING:
-        raise Busy(
-            f"{vm.definition.name} moves from {record.owner} to {record.destination} already (move {record.move_id})",
-            hint="wait until that move has ended",
-            vm_state=f"{vm.state} on {vm.host}",
-        )
 
 
 def _task(plan: MovePlan, request: MoveRequest, by: str, parent: str | None) -> Task:

@@ -1,52 +1,38 @@
-"""What a check before a move found, and how several findings become one answer. Pure."""
+"""How several findings of the checks before a move become one answer. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
-from typing import NamedTuple
 
 from kvmove.errors import CheckFailed
+from kvmove.model.finding import Finding, Severity
 
 
-class Severity(StrEnum):
-    """A blocker stops the move before it starts; a warning lets it go on."""
-
-    BLOCKER = "blocker"
-    WARNING = "warning"
+def blocker(code: str, what: str, remedy: str) -> Finding:
+    return Finding(code=code, severity=Severity.BLOCKER, what=what, remedy=remedy)
 
 
-class Finding(NamedTuple):
-    """One thing that a check found: what it is, and what to do about it."""
-
-    severity: Severity
-    what: str
-    hint: str
+def warning(code: str, what: str, remedy: str) -> Finding:
+    return Finding(code=code, severity=Severity.WARNING, what=what, remedy=remedy)
 
 
-def blocker(what: str, hint: str) -> Finding:
-    return Finding(Severity.BLOCKER, what, hint)
-
-
-def warning(what: str, hint: str) -> Finding:
-    return Finding(Severity.WARNING, what, hint)
+def blocks(finding: Finding) -> bool:
+    return finding.severity is Severity.BLOCKER
 
 
 def refuse_blockers(findings: Iterable[Finding], vm_state: str) -> None:
     """Go on when nothing blocks.
 
-    :raise CheckFailed: all blockers at once in `detail`, their remedies in `hint`, each once.
+    :raise CheckFailed: with all findings in `checks`, also the warnings; the blockers' words in `detail`, their
+        remedies in `hint`, each once, for whoever shows no list.
     """
-    blockers = [finding for finding in findings if finding.severity is Severity.BLOCKER]
+    found = sorted(findings, key=lambda finding: not blocks(finding))
+    blockers = [finding for finding in found if blocks(finding)]
     if blockers:
         raise CheckFailed(
             "; ".join(finding.what for finding in blockers),
-            hint="; ".join(dict.fromkeys(finding.hint for finding in blockers)),
+            hint="; ".join(dict.fromkeys(finding.remedy for finding in blockers)),
             vm_state=vm_state,
             step="plan",
+            checks=[finding.model_dump(mode="json") for finding in found],
         )
-
-
-def warnings(findings: Iterable[Finding]) -> tuple[str, ...]:
-    """The warnings as sentences with their remedies."""
-    return tuple(f"{it.what}: {it.hint}" for it in findings if it.severity is Severity.WARNING)

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kvmove.errors import NotFound
-from kvmove.migration.findings import Finding, refuse_blockers
+from kvmove.migration.findings import refuse_blockers
 from kvmove.migration.preflight import Situation, findings_of
 from kvmove.migration.preflight_disks import destination_datastore, stays_in_place, storage_way
 from kvmove.migration.preflight_images import NO_IMAGES, Images, NewImage, new_image
 from kvmove.migration.routes import routes
+from kvmove.model.finding import Finding
 from kvmove.model.host import HostInfo, HostStatus
 from kvmove.model.move import DiskPlacement, HostRef, MovePlan, MoveRequest
 from kvmove.model.ownership import Ownership
@@ -50,7 +51,7 @@ def make_plan(
 ) -> MovePlan:
     """The plan of this move; parameters as of `check`.
 
-    :raise CheckFailed: something blocks it; all of it is in `detail`, the remedies in `hint`.
+    :raise CheckFailed: something blocks it; all of it is in `checks`, as words in `detail` and `hint`.
     :raise NotFound: one of the two hosts is not in `hosts`.
     """
     situation = _situation(request, vm, hosts, ownership)._replace(images=images)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import kvmove
-from kvmove.migration.findings import Finding, blocker, warning
+from kvmove.migration.findings import blocker, warning
 from kvmove.migration.preflight_disks import DISK_CHECKS, STORAGE_CHECKS, Pair, stays_in_place, storage_way
 from kvmove.migration.preflight_images import NO_IMAGES, Images
 from kvmove.migration.preflight_swap import swap_file_fits, swap_file_stays
 from kvmove.migration.routes import describe_nics, routes
+from kvmove.model.finding import Finding
 from kvmove.model.host import HostStatus
 from kvmove.model.move import MoveRequest
 from kvmove.model.ownership import Ownership, OwnershipState
@@ -55,6 +56,7 @@ def _hosts_answer(now: Situation) -> Iterator[Finding]:
         if not host.reachable or host.info is None:
             reason = f": {host.reason}" if host.reason else ""
             yield blocker(
+                "host-silent",
                 f"{host.name} does not answer{reason}",
                 f"see on {host.name} whether kvmove-agent runs, and whether {host.control} can be reached from here",
             )
@@ -69,28 +71,32 @@ _STATE_REMEDY = {
 def _vm_can_move(now: Situation) -> Iterator[Finding]:
     name, state = now.vm.definition.name, now.vm.state
     if state in _STATE_REMEDY:  # `unknown` is the state of VMs on a host that does not answer, which is said already
-        yield blocker(f"{name} is {state} on {now.vm.host}", _STATE_REMEDY[state].format(name=name))
+        yield blocker("vm-state", f"{name} is {state} on {now.vm.host}", _STATE_REMEDY[state].format(name=name))
 
 
 def _vm_is_free(now: Situation) -> Iterator[Finding]:
     name, record = now.vm.definition.name, now.ownership
     if record is None:
         yield blocker(
+            "vm-not-registered",
             f"the registry has no record of {name}",
             f"restart kvmove-agent on {now.vm.host}, which registers its VMs",
         )
     elif record.state is OwnershipState.MOVING:
         yield blocker(
+            "vm-moving",
             f"{name} is moving from {record.owner} to {record.destination} already (move {record.move_id})",
             "wait until that move has ended, or cancel it: kvmove task list",
         )
     elif now.vm.move_id is not None:
         yield blocker(
+            "vm-moving",
             f"{now.vm.host} is still busy with move {now.vm.move_id} of {name}",
             "wait until that move has ended: kvmove task list",
         )
     elif (record.owner, record.epoch) != (now.vm.host, now.vm.epoch):
         yield blocker(
+            "vm-owned-elsewhere",
             f"{name} belongs to {record.owner} (epoch {record.epoch}), but is seen on {now.vm.host} "
             f"(epoch {now.vm.epoch})",
             "ask again in a moment; if it stays so, do not start the VM anywhere and compare both agents' logs",
@@ -101,11 +107,13 @@ def _versions_fit(pair: Pair) -> Iterator[Finding]:
     ours, theirs = pair.source.version, pair.destination.version
     if ours != theirs and (not _series(ours) or _series(ours) != _series(theirs)):
         yield blocker(
+            "kvmove-version",
             f"{pair.source.name} runs kvmove {ours} and {pair.destination.name} runs {theirs}",
             "bring both hosts to the same version; agents can be restarted while VMs run",
         )
     elif len({ours, theirs, kvmove.__version__}) > 1:
         yield warning(
+            "kvmove-version-differs",
             f"the kvmove versions differ: manager {kvmove.__version__}, {pair.source.name} {ours}, "
             f"{pair.destination.name} {theirs}",
             "bring all to the same version when you can",
@@ -116,6 +124,7 @@ def _qemu_is_not_older(pair: Pair) -> Iterator[Finding]:
     ours, theirs = pair.source.qemu_version, pair.destination.qemu_version
     if () < _series(theirs) < _series(ours):
         yield warning(
+            "qemu-older",
             f"{pair.destination.name} has an older QEMU ({theirs}) than {pair.source.name} ({ours})",
             "the machine type is the same on both, but QEMU's makers test the other direction more",
         )
@@ -132,11 +141,13 @@ def _accelerator_fits(pair: Pair) -> Iterator[Finding]:
     name = pair.vm.definition.name
     if running and there != running:
         yield blocker(
+            "accelerator-differs",
             f"{name} runs with {running}, and would run with {there} on {pair.destination.name}",
             f"choose a host where it runs with {running}; a running VM cannot change its accelerator",
         )
     elif there == "kvm" and theirs != "kvm":
         yield blocker(
+            "kvm-missing",
             f"{name} needs kvm, and {pair.destination.name} has only {theirs}",
             "choose a host with hardware virtualization",
         )
@@ -150,6 +161,7 @@ def _memory_is_safe(pair: Pair) -> Iterator[Finding]:
     memory = guest_memory(pair.vm.definition, accelerator)
     if not memory_is_safe(memory, accelerator, pair.source.qemu_version):
         yield blocker(
+            "qemu-loses-memory",
             f"{pair.vm.definition.name} is emulated with {memory} bytes of memory, a multiple of 256 KiB, and QEMU "
             f"{pair.source.qemu_version} would lose some of its memory's contents",
             "shut it down, and define it with 64 KiB less memory; or run a QEMU from 8.2.3 on",
@@ -160,6 +172,7 @@ def _memory_is_there(pair: Pair) -> Iterator[Finding]:
     needed, free = pair.vm.definition.memory, pair.destination.memory_free
     if needed > free and not _is_off(pair):
         yield blocker(
+            "memory-short",
             f"{pair.destination.name} has {format_size(free)} of memory free, and {pair.vm.definition.name} needs "
             f"{format_size(needed)}",
             f"free memory on {pair.destination.name}, or choose another host",
@@ -170,6 +183,7 @@ def _bridges_exist(pair: Pair) -> Iterator[Finding]:
     for bridge in dict.fromkeys(nic.bridge for nic in pair.vm.definition.nics):
         if bridge not in pair.destination.bridges:
             yield blocker(
+                "bridge-missing",
                 f"{pair.destination.name} has no bridge {bridge}, which {pair.vm.definition.name} is connected to",
                 f"make bridge {bridge} on {pair.destination.name}, in the same network",
             )
@@ -180,11 +194,13 @@ def _nics_meet(pair: Pair) -> Iterator[Finding]:
     unknown = [name for name in pair.request.nics if name not in known]
     if unknown:
         yield blocker(
+            "nic-unknown",
             f"{pair.source.name} has no migration NIC {', '.join(unknown)}",
             f"its migration NICs are: {', '.join(known)}" if known else "list them in its agent.toml: [[nic]]",
         )
     elif _needs_nics(pair) and not routes(pair.source, pair.destination, pair.request.nics):
         yield blocker(
+            "nics-apart",
             f"no migration NIC of {pair.source.name} reaches one of {pair.destination.name}: "
             f"{describe_nics(pair.source)}; {describe_nics(pair.destination)}",
             "give both hosts a NIC in a common network, and list it in their agent.toml: [[nic]]",
@@ -202,6 +218,7 @@ def _needs_nics(pair: Pair) -> bool:
 def _encrypted(pair: Pair) -> Iterator[Finding]:
     if not pair.request.encrypt:
         yield warning(
+            "not-encrypted",
             "memory and disks cross the network unencrypted",
             "do so only on a network where nobody listens and nobody else can send",
         )

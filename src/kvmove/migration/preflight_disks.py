@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from uuid import UUID
 
-from kvmove.migration.findings import Finding, blocker, warning
+from kvmove.migration.findings import blocker, warning
 from kvmove.migration.preflight_images import (
     NO_IMAGES,
     Images,
@@ -20,6 +20,7 @@ from kvmove.migration.preflight_images import (
     new_image,
     staying_image,
 )
+from kvmove.model.finding import Finding
 from kvmove.model.host import DatastoreInfo, HostInfo
 from kvmove.model.move import DiskRequest, MoveRequest, Via
 from kvmove.model.vm import DiskDefinition, VmState, VmStatus
@@ -109,6 +110,7 @@ def _named_disks_exist(pair: Pair) -> Iterator[Finding]:
     for name in pair.request.disks:
         if name not in known:
             yield blocker(
+                "disk-unknown",
                 f"{pair.vm.definition.name} has no disk {name}",
                 f"its disks are: {', '.join(known)}" if known else "it has no disks",
             )
@@ -119,6 +121,7 @@ def _datastores_exist(pair: Pair) -> Iterator[Finding]:
     missing = [disk for disk in pair.vm.definition.disks if _goes_to(pair, disk) is None]
     for name in dict.fromkeys(wanted_datastore(pair.request, disk) or disk.datastore for disk in missing):
         yield blocker(
+            "datastore-missing",
             f"{pair.destination.name} has no datastore {name}",
             f"choose one with --datastore: {', '.join(known)}" if known else "list one in its agent.toml",
         )
@@ -129,6 +132,7 @@ def _staying_disks_are_not_cached(pair: Pair) -> Iterator[Finding]:
     cached = [disk.name for disk in pair.vm.definition.disks if _stays(pair, disk) and disk.cache != "none"]
     if cached and pair.vm.state is not VmState.OFF:
         yield blocker(
+            "disk-cached-on-shared",
             f"disk {', '.join(cached)} stays on a datastore that both hosts share, and goes through the page cache of "
             "the host it runs on",
             'shut the VM down and define the disk with cache = "none", or move the disk to another datastore with '
@@ -180,18 +184,21 @@ def _datastores_have_room(pair: Pair) -> Iterator[Finding]:
 def _room(host: str, store: DatastoreInfo, needed: int, full: int) -> Iterator[Finding]:
     if needed > store.free:
         yield blocker(
+            "datastore-full",
             f"datastore {store.name} on {host} has {format_size(store.free)} free, and the disks need "
             f"{format_size(needed)}",
             f"free {format_size(needed - store.free)} there, or choose another datastore with --datastore",
         )
     elif full > store.free:
         yield warning(
+            "datastore-may-fill",
             f"datastore {store.name} on {host} has {format_size(store.free)} free, and the disks, which are thin, may "
             f"grow to {format_size(full)}",
             "watch it: QEMU stops a guest whose disk finds no space",
         )
     elif store.free - needed < store.size // 20:
         yield warning(
+            "datastore-nearly-full",
             f"datastore {store.name} on {host} will be more than 95 % full once the disks are there",
             "move or delete something there soon",
         )
@@ -202,6 +209,7 @@ def _devices(pair: Pair, store: DatastoreInfo, free: tuple[int, ...]) -> Iterato
     if not devices_suffice(coming, free):
         sizes = ", ".join(map(format_size, sorted(free))) or "none"
         yield blocker(
+            "device-missing",
             f"datastore {store.name} on {pair.destination.name} has no free devices for disks of "
             f"{', '.join(map(format_size, coming))}; free: {sizes}",
             "add devices to it in the host's agent.toml, or choose another datastore with --datastore",
@@ -212,6 +220,7 @@ def _something_moves(pair: Pair) -> Iterator[Finding]:
     disks = pair.vm.definition.disks
     if all(_stays(pair, disk) for disk in disks):
         yield blocker(
+            "nothing-to-move",
             f"{pair.vm.definition.name} is on {pair.source.name} already, and so are its disks where they should be",
             "name another host, or another datastore with --datastore or --disk",
         )
@@ -230,7 +239,11 @@ STORAGE_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
 def _way_is_there(pair: Pair) -> Iterator[Finding]:
     way = storage_way(pair.request, pair.vm.definition.disks, pair.source, pair.destination)
     if pair.request.via is Via.STORAGE and not way.names:
-        yield blocker(f"the disks cannot go over the storage network: {way.why}", "leave out --via storage")
+        yield blocker(
+            "storage-network-missing",
+            f"the disks cannot go over the storage network: {way.why}",
+            "leave out --via storage",
+        )
 
 
 DISK_CHECKS: tuple[Callable[[Pair], Iterator[Finding]], ...] = (

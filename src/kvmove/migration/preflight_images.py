@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import NamedTuple
 
-from kvmove.migration.findings import Finding, blocker
+from kvmove.migration.findings import blocker
+from kvmove.model.finding import Finding
 from kvmove.model.host import DatastoreInfo, HostInfo
 from kvmove.model.image import BackingImage, DiskImage
 from kvmove.model.move import DiskRequest, MoveRequest
@@ -52,20 +53,25 @@ def moving_image(disk: DiskDefinition, new: NewImage, store: DatastoreInfo, imag
     """What keeps the disk from becoming `new` on `store`."""
     if store.devices is not None and (new.format, new.provisioning) != (DiskFormat.RAW, Provisioning.THICK):
         yield blocker(
+            "image-on-device",
             f"disk {disk.name} cannot be {new.provisioning} {new.format} on datastore {store.name}: a disk on a block "
             "device has all its space, and the device's bytes are the disk's",
             "leave out --format and --provisioning, or choose another datastore",
         )
     if new.backing and new.provisioning is Provisioning.THICK:
         yield blocker(
+            "image-thick-on-base",
             f"disk {disk.name} rests on other images and cannot be thick: space of its own would hide them",
             "make it thin, or make one image of it with --flatten",
         )
     image = images.get(disk.name)
     if image is not None and image.problem:
-        yield blocker(f"disk {disk.name}: {image.problem}", "mend the image, with the VM off: qemu-img check")
+        yield blocker(
+            "image-broken", f"disk {disk.name}: {image.problem}", "mend the image, with the VM off: qemu-img check"
+        )
     if image is not None and image.snapshots:
         yield blocker(
+            "image-snapshots",
             f"disk {disk.name} has the internal snapshots {', '.join(image.snapshots)}, which would not come along",
             "delete them, or make images of their own of them, with the VM off: qemu-img snapshot, qemu-img convert",
         )
@@ -75,6 +81,7 @@ def staying_image(disk: DiskDefinition, new: NewImage, source: HostInfo, images:
     """What keeps the disk from being used by another host where it is."""
     if (new.format, new.provisioning) != (disk.format, disk.provisioning):
         yield blocker(
+            "image-stays",
             f"disk {disk.name} stays where it is, and so cannot become another kind of image",
             "name another datastore for it with --disk, or leave out --format and --provisioning",
         )
@@ -82,6 +89,7 @@ def staying_image(disk: DiskDefinition, new: NewImage, source: HostInfo, images:
     for backing in images[disk.name].backing if disk.name in images else ():
         if not PurePath(backing.path).is_relative_to(folder):
             yield blocker(
+                "base-elsewhere",
                 f"disk {disk.name} stays on datastore {disk.datastore}, and rests on {backing.path}, which does not",
                 "move the disk to another datastore, with what it rests on or with --flatten",
             )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvmove.migration.findings import Finding, blocker, warning
+from kvmove.migration.findings import blocker, warning
 from kvmove.migration.preflight_disks import Pair, destination_datastore, room_for_disks
+from kvmove.model.finding import Finding
 from kvmove.model.host import DatastoreInfo
 from kvmove.model.vm import SWAP_WITH_VM
 from kvmove.units import format_size
@@ -24,6 +25,7 @@ def swap_file_fits(pair: Pair) -> Iterator[Finding]:
     if store is None:
         if definition.swap != SWAP_WITH_VM:  # that the disk's datastore is missing is said already
             yield blocker(
+                "swap-datastore-missing",
                 f"{name} has no datastore {definition.swap_datastore}, where the swap file of {definition.name} is "
                 "to be",
                 f"give {name} a datastore of that name in its agent.toml, or define the VM with another swap",
@@ -31,6 +33,7 @@ def swap_file_fits(pair: Pair) -> Iterator[Finding]:
         return
     if store.devices is not None:
         yield blocker(
+            "swap-on-devices",
             f"datastore {store.name} on {name} has block devices for disks, and no place for the swap file of "
             f"{definition.name}",
             'define the VM with swap = "host:DATASTORE" or "none", or choose another datastore for its first disk',
@@ -40,6 +43,7 @@ def swap_file_fits(pair: Pair) -> Iterator[Finding]:
     needed = disks + definition.memory
     if disks <= store.free < needed:  # that the disks alone do not fit is said already
         yield blocker(
+            "swap-no-room",
             f"datastore {store.name} on {name} has {format_size(store.free)} free, and the swap file of "
             f"{definition.name}{' needs' if not disks else ' and the disks that come need'} {format_size(needed)}",
             f"free {format_size(needed - store.free)} there, or choose another datastore for the disks or for the swap",
@@ -52,6 +56,7 @@ def swap_file_stays(pair: Pair) -> Iterator[Finding]:
     store = _swap_store(pair)
     if definition.swap == SWAP_WITH_VM and store is not None and store.name != definition.disks[0].datastore:
         yield warning(
+            "swap-stays",
             f"the swap file of {definition.name} stays in datastore {definition.disks[0].datastore} until the VM is "
             "started anew or moves to another host",
             f"keep that datastore until then, and {format_size(definition.memory)} free in {store.name}",

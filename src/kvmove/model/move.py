@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
+from kvmove.model.finding import Finding
 from kvmove.model.image import BackingImage
 from kvmove.model.names import Name
 from kvmove.model.priority import Priority
@@ -206,7 +207,7 @@ class MoveCheck(Strict):
     """The answer to a check that nothing blocks: what a move would do, and what to know before it starts."""
 
     plan: MovePlan
-    warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 class DiskProgress(Strict):

@@ -18,6 +18,7 @@ from kvmove.errors import (
     NotConverged,
     Unreachable,
 )
+from kvmove.migration.findings import warning
 from kvmove.model.move import MoveCheck, Phase
 from kvmove.model.task import Task, TaskState
 from tests.support import samples
@@ -47,8 +48,8 @@ def failed(error: KvmoveError, state: TaskState = TaskState.FAILED) -> Task:
 @pytest.fixture(autouse=True)
 def ready(manager: FakeManager) -> None:
     """A manager that lets web1 move to h2, and takes it through all phases."""
-    warning = "memory and disks cross the network unencrypted: do so only where nobody listens"
-    manager.answers["POST /moves:check"] = MoveCheck(plan=samples.plan(), warnings=(warning,))
+    found = warning("not-encrypted", "memory and disks cross the network unencrypted", "do so where nobody listens")
+    manager.answers["POST /moves:check"] = MoveCheck(plan=samples.plan(), findings=(found,))
     manager.answers["POST /moves"] = TASK
     manager.answers[f"GET /tasks/{TASK.id}"] = TASK
     manager.answers[f"POST /tasks/{TASK.id}:cancel"] = TASK

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from kvmove.client.agent import AgentClient
 from kvmove.client.manager import ManagerClient
 from kvmove.errors import InvalidInput, NotFound
+from kvmove.migration.findings import warning
 from kvmove.model.host import HostDatastore
 from kvmove.model.move import HostRef, MoveCheck, MoveRequest
 from kvmove.pki.authority import create_authority, issue
@@ -33,7 +34,7 @@ INFO = HOST.info
 assert INFO is not None
 STORE = HostDatastore(host="h1", **INFO.datastores[0].model_dump())
 REQUEST = MoveRequest(vm="web", host="h2")
-CHECK = MoveCheck(plan=move_plan(), warnings=("slow",))
+CHECK = MoveCheck(plan=move_plan(), findings=(warning("slow", "it is slow", "wait"),))
 TICKET = "ab" * 32
 
 ManagerCall = Callable[[ManagerClient], Awaitable[Any]]

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmove.errors import CheckFailed
-from kvmove.migration.findings import Finding, Severity
 from kvmove.migration.plan import check, make_plan
 from kvmove.migration.preflight_images import devices_suffice
+from kvmove.model.finding import Finding, Severity
 from kvmove.model.image import BackingImage, DiskImage
 from kvmove.model.move import MovePlan, MoveRequest
 from kvmove.model.ownership import Ownership

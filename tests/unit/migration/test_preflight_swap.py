@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from kvmove.migration.findings import Finding, Severity
 from kvmove.migration.plan import check
+from kvmove.model.finding import Finding, Severity
 from kvmove.model.move import MoveRequest
 from kvmove.model.ownership import Ownership
 from kvmove.model.vm import VmDefinition
@@ -44,7 +44,7 @@ def test_a_datastore_that_the_destination_has_not_blocks() -> None:
     (found,) = findings("host:ssd")
     assert found.severity is Severity.BLOCKER
     assert found.what == "h2 has no datastore ssd, where the swap file of web is to be"
-    assert "agent.toml" in found.hint
+    assert "agent.toml" in found.remedy
 
 
 def test_a_datastore_of_block_devices_has_no_place_for_it() -> None:
@@ -74,7 +74,7 @@ def test_it_needs_room_besides_the_disks_that_come(swap: str, request_: dict[str
     assert words(findings(swap, free=free, **request_), Severity.BLOCKER) == []
     (found,) = [it for it in findings(swap, free=free - 1, **request_) if it.severity is Severity.BLOCKER]
     assert found.what.endswith(needed)
-    assert re.match("free 1 B there", found.hint)
+    assert re.match("free 1 B there", found.remedy)
 
 
 def test_with_the_vm_it_goes_where_the_first_disk_goes() -> None:
