@@ -1,6 +1,7 @@
 """An agent that is a few fields: it answers as it is told to, and remembers what it was asked."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from uuid import UUID
 
@@ -9,13 +10,25 @@ from kvmove.model.host import HostInfo
 from kvmove.model.image import DiskImage
 from kvmove.model.log import LogLine
 from kvmove.model.move import HostRef, MovePlan, MoveStatus
+from kvmove.model.probe import (
+    HeardRequest,
+    HeardResult,
+    HereFacts,
+    HereRequest,
+    ListenRequest,
+    PairProbe,
+    QemuFacts,
+    SendRequest,
+    SendResult,
+)
 from kvmove.model.terms import TermsOrder, Word
 from kvmove.model.vm import VmDefinition, VmState, VmStatus
 from tests.support import samples
 
 
 class FakeAgent:
-    """`down` set: nothing answers. `refusal` set: the next move is refused by it. `moves` holds what it knows."""
+    """`down` set: nothing answers. `refusal` set: the next move is refused by it. `moves` holds what it knows. `deaf`
+    names bridges on which it hears nothing, `unreachable` has reasons by a destination's address."""
 
     def __init__(self, ref: HostRef) -> None:
         self.ref = ref
@@ -30,6 +43,13 @@ class FakeAgent:
         self.said: list[tuple[str, str, str]] = []
         self.orders: list[tuple[str, TermsOrder]] = []
         self.disk_images: list[DiskImage] = []
+        self.qemu = samples.qemu_facts()
+        self.here = HereFacts(clock=0.0)
+        self.clock_ahead = 0.0
+        self.deaf: tuple[str, ...] = ()
+        self.unreachable: dict[str, str] = {}
+        self.probed = 0
+        self._listening: tuple[str, ...] = ()
         self.asked = 0
         self.logs: dict[str, list[LogLine]] = {}
         self._changed = asyncio.Event()
@@ -58,6 +78,40 @@ class FakeAgent:
 
     async def delete(self, vm: UUID) -> None:
         self.status_of_vms.remove(await self._find(vm))
+
+    async def probe_qemu(self) -> QemuFacts:
+        await self._answer()
+        return self.qemu
+
+    async def probe_here(self, request: HereRequest) -> HereFacts:
+        await self._answer()
+        return self.here.model_copy(update={"clock": time.time() + self.clock_ahead})
+
+    async def probe_listen(self, request: ListenRequest) -> None:
+        await self._answer()
+        self._listening = request.bridges
+
+    async def probe_send(self, request: SendRequest) -> SendResult:
+        """`unreachable` has reasons by destination address; all others are reached."""
+        await self._answer()
+        self.probed += 1
+        return SendResult(
+            pairs=tuple(
+                PairProbe(
+                    **pair.model_dump(exclude={"mtu"}),
+                    reachable=pair.destination_address not in self.unreachable,
+                    reason=self.unreachable.get(pair.destination_address, ""),
+                    round_trip_ms=0.2,
+                    mtu=pair.mtu,
+                    whole=True,
+                )
+                for pair in request.pairs
+            )
+        )
+
+    async def probe_heard(self, request: HeardRequest) -> HeardResult:
+        await self._answer()
+        return HeardResult(heard=tuple(it for it in self._listening if it not in self.deaf))
 
     async def images(self, vm: UUID) -> list[DiskImage]:
         return self.disk_images

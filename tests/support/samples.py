@@ -20,8 +20,10 @@ from kvmove.model.move import (
     Route,
 )
 from kvmove.model.ownership import Ownership, OwnershipState
+from kvmove.model.probe import CpuFacts, QemuFacts
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import DiskDefinition, NicDefinition, VmDefinition, VmState, VmStatus
+from kvmove.qemu.command_line import CPU_MODEL, MACHINE
 from kvmove.units import GIB, MIB, parse_rate
 
 WEB1 = UUID("11111111-1111-4111-8111-111111111111")
@@ -66,6 +68,13 @@ def host_info(name: str = "h1") -> HostInfo:
         ),
         bridges=("br0",),
     )
+
+
+def qemu_facts(*missing: str) -> QemuFacts:
+    """A QEMU that has our machine and CPU model, but for the features `missing`."""
+    features = ("popcnt", "sse4.1", "sse4.2", "ssse3")
+    cpus = (CpuFacts(accelerator=it, model=CPU_MODEL, features=features, missing=missing) for it in ("kvm", "tcg"))
+    return QemuFacts(machines=(MACHINE, "q35"), cpus=tuple(cpus))
 
 
 def plan(epoch: int = 1) -> MovePlan:

@@ -17,11 +17,13 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from kvmove.agent.moves import Moves
+from kvmove.agent.probes import Probes
 from kvmove.agent.vms import VmManager
 from kvmove.errors import InvalidInput, KvmoveError, NotFound
 from kvmove.model.host import HostInfo
 from kvmove.model.image import Bases
 from kvmove.model.move import MovePlan
+from kvmove.model.probe import HeardRequest, HereRequest, ListenRequest, SendRequest
 from kvmove.model.strict import Strict
 from kvmove.model.terms import TermsOrder, Word
 from kvmove.model.vm import VmDefinition, VmStatus
@@ -47,18 +49,25 @@ class AgentApi:
     """The routes of one agent. `host_info` gives a fresh report; `kept` is what was logged of each move."""
 
     def __init__(
-        self, vms: VmManager, moves: Moves, host_info: Callable[[], Awaitable[HostInfo]], kept: MoveLog
+        self,
+        vms: VmManager,
+        moves: Moves,
+        host_info: Callable[[], Awaitable[HostInfo]],
+        kept: MoveLog,
+        probes: Probes,
     ) -> None:
         self._kept = kept
         self._vms = vms
         self._moves = moves
         self._host_info = host_info
+        self._probes = probes
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
         app.add_routes(
             [
                 web.get("/v1/host", self._host),
+                web.post("/v1/probe/{what:qemu|here|listen|send|heard}", self._probe),
                 web.get("/v1/vms", self._list_vms),
                 web.post("/v1/vms", self._define),
                 web.delete("/v1/vms/{uuid}", self._delete),
@@ -85,6 +94,21 @@ class AgentApi:
     async def _host(self, request: web.Request) -> web.StreamResponse:
         _from_manager(request)
         return _answer(await self._host_info())
+
+    async def _probe(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        match request.match_info["what"]:
+            case "qemu":
+                return _answer(await self._probes.qemu())
+            case "here":
+                return _answer(await self._probes.here((await _parse(request, HereRequest)).files))
+            case "listen":
+                self._probes.listen(await _parse(request, ListenRequest))
+                return _answer({})
+            case "heard":
+                return _answer(await self._probes.heard((await _parse(request, HeardRequest)).token))
+            case _:
+                return _answer(await self._probes.send(await _parse(request, SendRequest)))
 
     async def _list_vms(self, request: web.Request) -> web.StreamResponse:
         _from_manager(request)

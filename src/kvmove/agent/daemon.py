@@ -24,6 +24,7 @@ from kvmove.agent.host_facts import HostFacts, migration_nics
 from kvmove.agent.known_datastores import open_datastores
 from kvmove.agent.launcher import Launcher
 from kvmove.agent.moves import Moves
+from kvmove.agent.probes import Probes
 from kvmove.agent.vm_store import VmStore
 from kvmove.agent.vms import VmManager
 from kvmove.disk.datastore import Datastore
@@ -103,10 +104,13 @@ async def _serve(config: AgentConfig) -> None:
         moves.recover()
         stack.push_async_callback(moves.close)
 
+        probes = Probes(config, facts.accelerator)
+        stack.callback(probes.close)
+
         async def host_info() -> HostInfo:
             return await asyncio.to_thread(facts.info, list(datastores.values()))
 
-        await _open_door(config, AgentApi(vms, moves, host_info, kept), stack)
+        await _open_door(config, AgentApi(vms, moves, host_info, kept, probes), stack)
         house = asyncio.create_task(moves.keep_house(), name="housekeeping")
         stack.callback(house.cancel)
         log.info("agent %s serves on %s", config.name, config.control)

@@ -5,6 +5,7 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.text import Text
 
+from kvmove.cli.network import render_network
 from kvmove.cli.options import Group, Options, pass_options
 from kvmove.cli.output import Cells, Printer, facts, table
 from kvmove.cli.rows import HOSTS, datastore_kind, host_words, link_speed
@@ -32,6 +33,19 @@ def show_host(options: Options, name: str) -> None:
     """Show one host: memory, migration NICs, datastores."""
     found = ask(options, lambda manager: manager.host(name))
     Printer(options).item(found, found.name, lambda: _details(found))
+
+
+@host.command("check-network")
+@click.argument("source", metavar="A")
+@click.argument("destination", metavar="B")
+@pass_options
+def check_network(options: Options, source: str, destination: str) -> None:
+    """Show what reaches what from host A to host B: each pair of migration NICs, and the bridges of VMs.
+
+    The data port of B is tried from each NIC of A, and a frame is sent on each bridge. Nothing is changed.
+    """
+    found = ask(options, lambda manager: manager.check_network(source, destination))
+    Printer(options).item(found, f"{found.source} {found.destination}", lambda: render_network(found))
 
 
 def _details(host: HostStatus) -> RenderableType:

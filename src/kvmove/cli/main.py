@@ -18,8 +18,9 @@ DETACHED = 130
 
 COMMANDS = {
     "move": Entry("kvmove.cli.move:move", "Move a VM to another host, memory and disks together, or its disks alone."),
+    "check": Entry("kvmove.cli.check:check", "Tell what a move would do, what blocks it, and where a VM could go."),
     "vm": Entry("kvmove.cli.vm:vm", "VMs: list, show, define, start, stop, delete."),
-    "host": Entry("kvmove.cli.host:host", "Hosts: list, show."),
+    "host": Entry("kvmove.cli.host:host", "Hosts: list, show, check the network between two."),
     "datastore": Entry("kvmove.cli.datastore:datastore", "Datastores: list, create."),
     "task": Entry("kvmove.cli.task:task", "Tasks: list, show, watch, cancel, pause, resume, switchover, set."),
     "pki": Entry("kvmove.cli.pki:pki", "Certificates: make the authority, issue one for each party."),

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from kvmove.cli.check import check_one
 from kvmove.cli.ending import follow_to_end, started_words
 from kvmove.cli.move_options import move_options, move_request
 from kvmove.cli.options import Command, Form, Options, pass_options
@@ -34,9 +35,7 @@ def move(options: Options, /, vm: str, host: str | None, dry_run: bool, no_wait:
     request = move_request(vm, host, given)
     printer = Printer(options)
     if dry_run:
-        checked = ask(options, lambda manager: manager.check_move(request))
-        printer.item(checked, checked.plan.move_id, lambda: render_check(checked))
-        return 0
+        return check_one(options, request)
     return ask(options, lambda manager: _move(manager, request, printer, wait=not no_wait))
 
 

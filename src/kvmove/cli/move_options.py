@@ -123,13 +123,13 @@ def move_options(command: F) -> F:
     return command
 
 
-def move_request(vm: str, host: str | None, given: dict[str, Any]) -> MoveRequest:
-    """The request that the options `given` make.
+def move_request(vm: str, host: str | None, given: dict[str, Any], *, anywhere: bool = False) -> MoveRequest:
+    """The request that the options `given` make. `anywhere`: without a host it is about all of them.
 
     :raise click.UsageError: it says neither a host nor a datastore, or --no-tls stands alone.
     :raise InvalidInput: a value that the model refuses.
     """
-    if host is None and given["datastore"] is None and not given["disks"]:
+    if host is None and given["datastore"] is None and not given["disks"] and not anywhere:
         raise click.UsageError("name a HOST, or a datastore with --datastore or --disk")
     wanted = {"vm": vm, "host": host, **given}
     encrypt, confirmed = not wanted.pop("no_tls"), wanted.pop("yes")

@@ -18,11 +18,22 @@ from kvmove.model.host import HostInfo
 from kvmove.model.image import Bases, DiskImage
 from kvmove.model.log import LogLine
 from kvmove.model.move import HostRef, MovePlan, MoveStatus
+from kvmove.model.probe import (
+    HeardRequest,
+    HeardResult,
+    HereFacts,
+    HereRequest,
+    ListenRequest,
+    QemuFacts,
+    SendRequest,
+    SendResult,
+)
 from kvmove.model.terms import TermsOrder, Word
 from kvmove.model.vm import VmDefinition, VmStatus
 from kvmove.pki.identity import Identity, Role
 from kvmove.pki.peer import DEFAULT_TIMEOUT
 
+_PROBE_TIMEOUT = 30.0  # a QEMU is started, or up to 64 pairs of NICs are tried
 _CHANGE_TIMEOUT = 150.0  # making disks or starting QEMU takes the agent up to minutes
 
 _HOST = TypeAdapter(HostInfo)
@@ -33,6 +44,10 @@ _MOVES = TypeAdapter(list[MoveStatus])
 _FACTS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 _IMAGES = TypeAdapter(list[DiskImage])
 _LOG = TypeAdapter(list[LogLine])
+_QEMU = TypeAdapter(QemuFacts)
+_HERE = TypeAdapter(HereFacts)
+_SENT = TypeAdapter(SendResult)
+_HEARD = TypeAdapter(HeardResult)
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
@@ -61,6 +76,26 @@ class AgentClient:
 
     async def vms(self) -> list[VmStatus]:
         return await self._http.ask(_VMS, "GET", "/v1/vms")
+
+    async def probe_qemu(self) -> QemuFacts:
+        """What the host's QEMU offers; the first time it is asked itself, which takes a moment."""
+        return await self._http.ask(_QEMU, "POST", "/v1/probe/qemu", {}, timeout=_PROBE_TIMEOUT)
+
+    async def probe_here(self, request: HereRequest) -> HereFacts:
+        """The host's clock, certificates and MTUs, and which files it has not."""
+        return await self._http.ask(_HERE, "POST", "/v1/probe/here", request)
+
+    async def probe_listen(self, request: ListenRequest) -> None:
+        """Let the host listen on its bridges for some seconds."""
+        await self._http.ask(_ANYTHING, "POST", "/v1/probe/listen", request)
+
+    async def probe_send(self, request: SendRequest) -> SendResult:
+        """Let the host send on its bridges, and try pairs of NICs."""
+        return await self._http.ask(_SENT, "POST", "/v1/probe/send", request, timeout=_PROBE_TIMEOUT)
+
+    async def probe_heard(self, request: HeardRequest) -> HeardResult:
+        """What the host heard since `probe_listen`."""
+        return await self._http.ask(_HEARD, "POST", "/v1/probe/heard", request)
 
     async def images(self, vm: UUID) -> list[DiskImage]:
         """What the images of a VM's disks are."""

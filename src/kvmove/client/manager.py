@@ -19,11 +19,14 @@ from kvmove.errors import InvalidInput
 from kvmove.model.host import HostDatastore, HostStatus
 from kvmove.model.log import LogLine
 from kvmove.model.move import MoveCheck, MoveRequest
+from kvmove.model.probe import NetworkReport
+from kvmove.model.ranking import MoveRanking
 from kvmove.model.task import Task, TaskChange, TaskState
 from kvmove.model.vm import VmDefinition, VmPlacement, VmStatus
 from kvmove.pki.identity import Identity, Role
 
 PREFIX = "/api/v1"
+_CHECK_TIMEOUT = 60.0  # probes of both hosts and of the networks between them
 _CHANGE_TIMEOUT = 180.0  # making a VM's disks or starting it is the agent's work of up to minutes
 
 _HOST = TypeAdapter(HostStatus)
@@ -32,6 +35,8 @@ _VM = TypeAdapter(VmStatus)
 _VMS = TypeAdapter(list[VmStatus])
 _DATASTORES = TypeAdapter(list[HostDatastore])
 _CHECK = TypeAdapter(MoveCheck)
+_RANKING = TypeAdapter(MoveRanking)
+_NETWORK = TypeAdapter(NetworkReport)
 _TASK = TypeAdapter(Task)
 _LOG = TypeAdapter(list[LogLine])
 _TASKS = TypeAdapter(list[Task])
@@ -117,9 +122,18 @@ class ManagerClient:
     async def check_move(self, request: MoveRequest) -> MoveCheck:
         """What a move would do; changes nothing.
 
-        :raise CheckFailed: something blocks it; `detail` and `hint` name all of it.
+        :raise CheckFailed: something blocks it; `checks` has all that was found.
         """
-        return await self._http.ask(_CHECK, "POST", f"{PREFIX}/moves:check", request)
+        return await self._http.ask(_CHECK, "POST", f"{PREFIX}/moves:check", request, timeout=_CHECK_TIMEOUT)
+
+    async def rank_hosts(self, request: MoveRequest) -> MoveRanking:
+        """Where the VM could go, best first; `request` names no host. Changes nothing."""
+        return await self._http.ask(_RANKING, "POST", f"{PREFIX}/moves:rank", request, timeout=_CHANGE_TIMEOUT)
+
+    async def check_network(self, source: str, destination: str) -> NetworkReport:
+        """What reaches what between two hosts."""
+        path = f"{PREFIX}/hosts/{segment(source)}:check-network?to={segment(destination)}"
+        return await self._http.ask(_NETWORK, "POST", path, timeout=_CHECK_TIMEOUT)
 
     async def start_move(self, request: MoveRequest) -> Task:
         """Start a move; the task tells how it goes on.

@@ -15,12 +15,13 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from kvmove.errors import Busy, Cancelled, KvmoveError, MoveFailed, NotFound, Unreachable
+from kvmove.errors import Busy, Cancelled, InvalidInput, KvmoveError, MoveFailed, NotFound, Unreachable
 from kvmove.manager.checks import Checks
 from kvmove.manager.follow import Follower, now
 from kvmove.manager.inventory import Inventory
@@ -30,6 +31,7 @@ from kvmove.manager.turns import Turns
 from kvmove.model.log import LogLine
 from kvmove.model.move import MoveCheck, MoveKind, MovePlan, MoveRequest
 from kvmove.model.ownership import OwnershipState
+from kvmove.model.ranking import MoveRanking
 from kvmove.model.schedule import parse_start
 from kvmove.model.task import Task, TaskChange, TaskState
 from kvmove.model.vm import VmStatus
@@ -97,6 +99,19 @@ class Moves:
         self._refuse_second(vm)
         return await self.checks.check(request, vm)
 
+    async def rank(self, request: MoveRequest) -> MoveRanking:
+        """All hosts that the VM could go to, best first; nothing is changed.
+
+        :raise NotFound: no such VM. :raise Busy: the VM moves already.
+        :raise InvalidInput: the request names a host.
+        """
+        if request.host is not None:
+            raise InvalidInput(f"the request names host {request.host}", hint="to check one host: POST /moves:check")
+        vm = await self.checks.find(request)
+        self._refuse_second(vm)
+        busy = Counter(host for task in self._book.running() for host in {task.source, task.destination})
+        return await self.checks.rank(request, vm, busy)
+
     async def start(self, request: MoveRequest, *, by: str = "", parent: str | None = None) -> Task:
         """Take the move on: it begins now or is queued; its task tells. Raises as `check` does, and, when it begins
         now, what an agent says against it.
@@ -107,7 +122,7 @@ class Moves:
         """
         vm = await self.checks.find(request)
         with self._alone(vm):
-            plan = (await self.checks.check(request, vm)).plan
+            plan = (await self.checks.check(request, vm, fresh=False)).plan
             task = _task(plan, self._resolved(request, plan), by, parent)
             task = await self._book.add(task.model_copy(update={"claims": self._turns.claims(plan)}))
             _LOG.info("move %s is taken on: %s from %s to %s", task.id, task.vm, task.source, task.destination)
@@ -232,7 +247,9 @@ class Moves:
             if task.request is None or task.plan is None:
                 raise MoveFailed("the task does not say what it was asked for", hint="ask for the move anew")
             vm = await self.checks.find(task.request)
-            plan = (await self.checks.check(task.request, vm)).plan.model_copy(update={"move_id": task.plan.move_id})
+            plan = (await self.checks.check(task.request, vm, fresh=False)).plan.model_copy(
+                update={"move_id": task.plan.move_id}
+            )
         except Unreachable as error:
             self._turns.postpone(task.id, f"waits for an answer: {error.detail}")
             return None

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 
 from kvmove.errors import NotFound
 from kvmove.migration.findings import refuse_blockers
-from kvmove.migration.preflight import Situation, findings_of
+from kvmove.migration.preflight import Situation, findings_of, first_row
 from kvmove.migration.preflight_disks import destination_datastore, stays_in_place, storage_way
-from kvmove.migration.preflight_images import NO_IMAGES, Images, NewImage, new_image
+from kvmove.migration.preflight_images import NewImage, new_image
+from kvmove.migration.probed import NOTHING_KNOWN, Known
 from kvmove.migration.routes import routes
 from kvmove.model.finding import Finding
 from kvmove.model.host import HostInfo, HostStatus
@@ -29,16 +30,24 @@ def check(
     vm: VmStatus,
     hosts: Mapping[str, HostStatus],
     ownership: Ownership | None,
-    images: Images = NO_IMAGES,
+    known: Known = NOTHING_KNOWN,
 ) -> list[Finding]:
     """All that blocks this move, and all that one should know before it starts.
 
     :param hosts: at least the VM's host and the destination.
     :param ownership: the registry's record of the VM; None when it has none.
-    :param images: what the VM's host found of disks that are more than one plain file.
+    :param known: what was found out on purpose: of the disks' images, of the networks.
     :raise NotFound: one of the two hosts is not in `hosts`.
     """
-    return list(findings_of(_situation(request, vm, hosts, ownership)._replace(images=images)))
+    return list(findings_of(_situation(request, vm, hosts, ownership, known)))
+
+
+def can_compare(
+    request: MoveRequest, vm: VmStatus, hosts: Mapping[str, HostStatus], ownership: Ownership | None
+) -> bool:
+    """Whether there are two hosts that answer and a VM that can move between them: whether probes make sense."""
+    situation = _situation(request, vm, hosts, ownership, Known())
+    return situation.source.name != situation.destination.name and not first_row(situation)
 
 
 def make_plan(
@@ -47,14 +56,14 @@ def make_plan(
     hosts: Mapping[str, HostStatus],
     ownership: Ownership | None,
     move_id: str,
-    images: Images = NO_IMAGES,
+    known: Known = NOTHING_KNOWN,
 ) -> MovePlan:
     """The plan of this move; parameters as of `check`.
 
     :raise CheckFailed: something blocks it; all of it is in `checks`, as words in `detail` and `hint`.
     :raise NotFound: one of the two hosts is not in `hosts`.
     """
-    situation = _situation(request, vm, hosts, ownership)._replace(images=images)
+    situation = _situation(request, vm, hosts, ownership, known)
     refuse_blockers(findings_of(situation), f"{vm.state} on {vm.host}")
     source, destination = situation.source.info, situation.destination.info
     if source is None or destination is None or ownership is None:
@@ -74,7 +83,9 @@ def make_plan(
             if disk not in stays
         ),
         stays=tuple(places[disk.name] for disk in stays),
-        routes=routes(source, destination, request.nics) if source.name != destination.name else (),
+        routes=routes(source, destination, request.nics, known.probed.reached())
+        if source.name != destination.name
+        else (),
         epoch=ownership.epoch,
         power=Power(vm.state.value),
         encrypt=request.encrypt,
@@ -85,13 +96,13 @@ def make_plan(
 
 
 def _situation(
-    request: MoveRequest, vm: VmStatus, hosts: Mapping[str, HostStatus], ownership: Ownership | None
+    request: MoveRequest, vm: VmStatus, hosts: Mapping[str, HostStatus], ownership: Ownership | None, known: Known
 ) -> Situation:
     wanted = request.host or vm.host
     for name in (vm.host, wanted):
         if name not in hosts:
             raise NotFound(f"there is no host {name!r}", hint="see `kvmove host list`")
-    return Situation(request, vm, hosts[vm.host], hosts[wanted], ownership)
+    return Situation(request, vm, hosts[vm.host], hosts[wanted], ownership, known)
 
 
 def _at_destination(definition: VmDefinition, places: Mapping[str, DiskPlacement]) -> VmDefinition:
@@ -114,7 +125,7 @@ def _placement(now: Situation, disk: DiskDefinition, source: HostInfo, destinati
     if datastore is None:
         raise NotFound(f"{destination.name} has no datastore for disk {disk.name}")  # the checks have refused this
     stays = stays_in_place(now.request, disk, source, destination)
-    new = new_image(now.request, disk, datastore, now.images)
+    new = new_image(now.request, disk, datastore, now.known.images)
     if stays:
         new = NewImage(disk.format, disk.provisioning)
     return DiskPlacement(

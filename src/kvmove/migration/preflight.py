@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import kvmove
 from kvmove.migration.findings import blocker, warning
-from kvmove.migration.preflight_disks import DISK_CHECKS, STORAGE_CHECKS, Pair, stays_in_place, storage_way
-from kvmove.migration.preflight_images import NO_IMAGES, Images
+from kvmove.migration.preflight_disks import DISK_CHECKS, STORAGE_CHECKS, Pair, needs_nics
+from kvmove.migration.preflight_probes import PROBE_CHECKS
+from kvmove.migration.preflight_qemu import QEMU_CHECKS, series
 from kvmove.migration.preflight_swap import swap_file_fits, swap_file_stays
+from kvmove.migration.probed import NOTHING_KNOWN, Known
 from kvmove.migration.routes import describe_nics, routes
 from kvmove.model.finding import Finding
 from kvmove.model.host import HostStatus
@@ -36,19 +38,26 @@ class Situation(NamedTuple):
     source: HostStatus
     destination: HostStatus
     ownership: Ownership | None
-    images: Images = NO_IMAGES
+    known: Known = NOTHING_KNOWN
+
+
+def first_row(situation: Situation) -> list[Finding]:
+    """What keeps the hosts from being compared at all; then there is nothing to probe either."""
+    return [finding for look in _FIRST for finding in look(situation)]
 
 
 def findings_of(situation: Situation) -> Iterator[Finding]:
     """What the checks find, blockers and warnings."""
-    first = [finding for look in _FIRST for finding in look(situation)]
+    first = first_row(situation)
     yield from first
     source, destination = situation.source.info, situation.destination.info
     if first or source is None or destination is None:
         return
-    pair = Pair(situation.request, situation.vm, source, destination, situation.images)
+    known = situation.known
+    pair = Pair(situation.request, situation.vm, source, destination, known.images, known.probed)
     for compare in (*STORAGE_CHECKS, swap_file_stays) if source.name == destination.name else _SECOND:
         yield from compare(pair)
+    yield from known.told
 
 
 def _hosts_answer(now: Situation) -> Iterator[Finding]:
@@ -105,7 +114,7 @@ def _vm_is_free(now: Situation) -> Iterator[Finding]:
 
 def _versions_fit(pair: Pair) -> Iterator[Finding]:
     ours, theirs = pair.source.version, pair.destination.version
-    if ours != theirs and (not _series(ours) or _series(ours) != _series(theirs)):
+    if ours != theirs and (not series(ours) or series(ours) != series(theirs)):
         yield blocker(
             "kvmove-version",
             f"{pair.source.name} runs kvmove {ours} and {pair.destination.name} runs {theirs}",
@@ -117,16 +126,6 @@ def _versions_fit(pair: Pair) -> Iterator[Finding]:
             f"the kvmove versions differ: manager {kvmove.__version__}, {pair.source.name} {ours}, "
             f"{pair.destination.name} {theirs}",
             "bring all to the same version when you can",
-        )
-
-
-def _qemu_is_not_older(pair: Pair) -> Iterator[Finding]:
-    ours, theirs = pair.source.qemu_version, pair.destination.qemu_version
-    if () < _series(theirs) < _series(ours):
-        yield warning(
-            "qemu-older",
-            f"{pair.destination.name} has an older QEMU ({theirs}) than {pair.source.name} ({ours})",
-            "the machine type is the same on both, but QEMU's makers test the other direction more",
         )
 
 
@@ -198,21 +197,13 @@ def _nics_meet(pair: Pair) -> Iterator[Finding]:
             f"{pair.source.name} has no migration NIC {', '.join(unknown)}",
             f"its migration NICs are: {', '.join(known)}" if known else "list them in its agent.toml: [[nic]]",
         )
-    elif _needs_nics(pair) and not routes(pair.source, pair.destination, pair.request.nics):
+    elif needs_nics(pair) and not routes(pair.source, pair.destination, pair.request.nics, pair.probed.reached()):
         yield blocker(
             "nics-apart",
             f"no migration NIC of {pair.source.name} reaches one of {pair.destination.name}: "
             f"{describe_nics(pair.source)}; {describe_nics(pair.destination)}",
             "give both hosts a NIC in a common network, and list it in their agent.toml: [[nic]]",
         )
-
-
-def _needs_nics(pair: Pair) -> bool:
-    """Not for a VM that is off, and whose disks stay or take the storage network."""
-    disks = pair.vm.definition.disks
-    moving = [disk for disk in disks if not stays_in_place(pair.request, disk, pair.source, pair.destination)]
-    over_storage = storage_way(pair.request, disks, pair.source, pair.destination).names
-    return not _is_off(pair) or (bool(moving) and not over_storage)
 
 
 def _encrypted(pair: Pair) -> Iterator[Finding]:
@@ -228,7 +219,7 @@ _FIRST: tuple[Callable[[Situation], Iterator[Finding]], ...] = (_hosts_answer, _
 
 _SECOND: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _versions_fit,
-    _qemu_is_not_older,
+    *QEMU_CHECKS,
     _accelerator_fits,
     _memory_is_safe,
     _memory_is_there,
@@ -236,11 +227,6 @@ _SECOND: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     swap_file_fits,
     _bridges_exist,
     _nics_meet,
+    *PROBE_CHECKS,
     _encrypted,
 )
-
-
-def _series(version: str) -> tuple[int, ...]:
-    """Major and minor of a version; nothing when it cannot be read."""
-    parts = version.split(".")[:2]
-    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()

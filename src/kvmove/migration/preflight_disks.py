@@ -20,6 +20,7 @@ from kvmove.migration.preflight_images import (
     new_image,
     staying_image,
 )
+from kvmove.migration.probed import NOT_PROBED, Probed
 from kvmove.model.finding import Finding
 from kvmove.model.host import DatastoreInfo, HostInfo
 from kvmove.model.move import DiskRequest, MoveRequest, Via
@@ -35,6 +36,7 @@ class Pair(NamedTuple):
     source: HostInfo
     destination: HostInfo
     images: Images = NO_IMAGES
+    probed: Probed = NOT_PROBED
 
 
 def destination_datastore(
@@ -58,6 +60,15 @@ def stays_in_place(request: MoveRequest, disk: DiskDefinition, source: HostInfo,
     """Whether the disk stays where it is, on a datastore that both hosts reach."""
     store = destination_datastore(request, disk, source, destination)
     return store is not None and store.id == _current(disk, source)
+
+
+def needs_nics(pair: Pair) -> bool:
+    """Whether anything crosses the migration NICs. Not for a VM that is off, and whose disks stay or take the storage
+    network."""
+    disks = pair.vm.definition.disks
+    moving = [disk for disk in disks if not _stays(pair, disk)]
+    over_storage = storage_way(pair.request, disks, pair.source, pair.destination).names
+    return pair.vm.state is not VmState.OFF or (bool(moving) and not over_storage)
 
 
 class StorageWay(NamedTuple):

@@ -1,7 +1,8 @@
 """Which migration NICs of two hosts reach each other. Pure.
 
-A pair is a route when both addresses lie in the same IPv4 network. Nothing is sent to find out: the streams show soon
-enough whether the wire is there, and a route that fails is one route less.
+A pair is a route when both addresses lie in the same IPv4 network. Whether the wire is there the streams show soon
+enough, and a route that fails is one route less. Where no two NICs share a network (there is a router between them),
+those pairs are routes that a probe has found to reach each other.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ from kvmove.model.move import Route
 from kvmove.units import format_rate
 
 
-def routes(source: HostInfo, destination: HostInfo, nics: Collection[str] = ()) -> tuple[Route, ...]:
+def routes(
+    source: HostInfo,
+    destination: HostInfo,
+    nics: Collection[str] = (),
+    reached: Collection[tuple[str, str]] = (),
+) -> tuple[Route, ...]:
     """Every pair of NICs in a common network, in the order of the source's NICs; `nics` limits those (none: all).
+    Where there is none, every pair whose addresses, without prefix, are in `reached`.
 
     A route is as fast as the slower of its ends; 0 when neither speed is known.
     """
-    return tuple(
-        _route(own, theirs, destination.data_port)
-        for own in source.nics
-        for theirs in destination.nics
-        if (not nics or own.name in nics) and _in_one_network(own, theirs)
-    )
+    pairs = [(own, theirs) for own in source.nics for theirs in destination.nics if not nics or own.name in nics]
+    meeting = [pair for pair in pairs if in_one_network(*pair)]
+    meeting = meeting or [(own, theirs) for own, theirs in pairs if (_plain(own), _plain(theirs)) in reached]
+    return tuple(_route(own, theirs, destination.data_port) for own, theirs in meeting)
 
 
 def describe_nics(host: HostInfo) -> str:
@@ -39,14 +44,19 @@ def _route(own: MigrationNic, theirs: MigrationNic, port: int) -> Route:
     speeds = [speed for speed in (own.speed, theirs.speed) if speed]
     return Route(
         nic=own.name,
-        source_address=str(IPv4Interface(own.address).ip),
-        destination_address=str(IPv4Interface(theirs.address).ip),
+        source_address=_plain(own),
+        destination_address=_plain(theirs),
         port=port,
         speed=min(speeds, default=0),
     )
 
 
-def _in_one_network(own: MigrationNic, theirs: MigrationNic) -> bool:
+def _plain(nic: MigrationNic) -> str:
+    return nic.address.partition("/")[0]
+
+
+def in_one_network(own: MigrationNic, theirs: MigrationNic) -> bool:
+    """Whether the two lie in the same IPv4 network."""
     try:
         one, other = IPv4Interface(own.address), IPv4Interface(theirs.address)
     except ValueError:

@@ -32,6 +32,10 @@ MAX_UNPROVEN = 32
 TLS_HANDSHAKE_RECORD = 0x16
 
 
+class _SaidNothing(StreamLost):
+    """The peer only looked whether the port is reached."""
+
+
 @dataclass(frozen=True, slots=True)
 class Expected:
     """A move that this host expects. `accept` takes the stream over, before the peer is welcomed.
@@ -103,6 +107,10 @@ class DataListener:
                 run = self._prove(sock)
             finally:
                 self._unproven.release()
+        except _SaidNothing:
+            log.debug("a data connection from %s closed without a word: a check of the network does so", peer)
+            sock.close()
+            return
         except (OSError, StreamLost, HandshakeError, NotAllowed) as error:
             log.warning("refused a data connection from %s: %s", peer, error)
             sock.close()
@@ -113,7 +121,9 @@ class DataListener:
         sock.settimeout(HANDSHAKE_TIMEOUT)
         prepare_socket(sock)
         first = sock.recv(1, socket.MSG_PEEK)
-        encrypted = bool(first) and first[0] == TLS_HANDSHAKE_RECORD
+        if not first:
+            raise _SaidNothing("it closed without a word")
+        encrypted = first[0] == TLS_HANDSHAKE_RECORD
         if encrypted:
             sock = self._context.wrap_socket(sock, server_side=True)
         stream = Stream(sock)

@@ -110,6 +110,7 @@ BLOCKED: dict[str, tuple[Change, str, str]] = {
     "older epoch": (lambda f: f.of_vm(epoch=2), "epoch 3.*epoch 2", "do not start"),
     "other kvmove": (lambda f: f.of_destination(version="0.2.0"), r"h2 runs 0\.2\.0", "same version"),
     "odd kvmove": (lambda f: f.of_destination(version="dev"), "h2 runs dev", "same version"),
+    "older qemu": (lambda f: f.of_source(qemu_version="8.0.1"), r"h2 has an older QEMU .7\.2\.22", "on h2 to 8.0.1"),
     "accelerator": (lambda f: f.of_destination(accelerator="kvm"), "runs with tcg, and would run with kvm", "host"),
     "no kvm there": (
         lambda f: f.of_vm(accelerator="kvm").of_definition(accelerator="kvm"),
@@ -301,7 +302,8 @@ def test_an_emulated_vm_with_a_memory_size_that_qemu_corrupts_is_refused(monkeyp
 
 WARNED: dict[str, tuple[Change, str]] = {
     "patch version": (lambda f: f.of_destination(version="0.1.7"), "kvmove versions differ"),
-    "older qemu": (lambda f: f.of_source(qemu_version="8.0.1"), "older QEMU"),
+    "another qemu": (lambda f: f.of_source(qemu_version="7.2.9"), "the QEMU versions differ"),
+    "newer qemu": (lambda f: f.of_destination(qemu_version="8.0.1"), "the QEMU versions differ"),
     "nearly full": (
         lambda f: f.of_destination(datastores=(SMALL.model_copy(update={"free": 3 * GIB + 1}),)),
         "95 % full",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kvmove.errors import CheckFailed
 from kvmove.migration.plan import check, make_plan
 from kvmove.migration.preflight_images import devices_suffice
+from kvmove.migration.probed import Known
 from kvmove.model.finding import Finding, Severity
 from kvmove.model.image import BackingImage, DiskImage
 from kvmove.model.move import MovePlan, MoveRequest
@@ -52,7 +53,7 @@ def images(**of_root: Any) -> dict[str, DiskImage]:
 def plan(
     request: MoveRequest, vm: VmStatus, hosts: Any, owned: Ownership, found: dict[str, DiskImage] | None = None
 ) -> MovePlan:
-    return make_plan(request, vm, hosts, owned, "m1", found or {})
+    return make_plan(request, vm, hosts, owned, "m1", Known(found or {}))
 
 
 def becomes(made: MovePlan) -> list[tuple[DiskFormat, Provisioning]]:
@@ -103,16 +104,16 @@ def test_what_a_disk_rests_on_comes_along_unless_it_becomes_one_image() -> None:
 
 def test_a_chain_cannot_be_thick_but_one_image_can() -> None:
     chained = images(backing=(BASE,))
-    (found,) = blockers(check(*situation(a_vm(QCOW2), provisioning="thick"), chained))
+    (found,) = blockers(check(*situation(a_vm(QCOW2), provisioning="thick"), Known(chained)))
     assert "rests on other images and cannot be thick" in found
-    assert blockers(check(*situation(a_vm(QCOW2), provisioning="thick", flatten=True), chained)) == []
+    assert blockers(check(*situation(a_vm(QCOW2), provisioning="thick", flatten=True), Known(chained))) == []
 
 
 def test_what_it_rests_on_needs_room_too() -> None:
     big = images(backing=(BASE.model_copy(update={"size": 10_000 * GIB}),))
-    (found,) = blockers(check(*situation(a_vm(QCOW2)), big))
+    (found,) = blockers(check(*situation(a_vm(QCOW2)), Known(big)))
     assert "and the disks need" in found
-    assert blockers(check(*situation(a_vm(QCOW2), flatten=True), big)) == []
+    assert blockers(check(*situation(a_vm(QCOW2), flatten=True), Known(big))) == []
 
 
 @pytest.mark.parametrize(
@@ -135,8 +136,8 @@ def test_a_disk_that_stays_must_rest_on_what_the_other_host_sees_too() -> None:
     hosts = hosts | {"h2": hosts["h2"].model_copy(update={"info": shared})}
     place = next(store.path for store in source.datastores if store.name == vm.definition.disks[0].datastore)
     inside = BASE.model_copy(update={"path": f"{place}/golden.qcow2"})
-    assert blockers(check(request, vm, hosts, owned, images(backing=(inside,)))) == []
-    (found,) = blockers(check(request, vm, hosts, owned, images(backing=(BASE,))))
+    assert blockers(check(request, vm, hosts, owned, Known(images(backing=(inside,))))) == []
+    (found,) = blockers(check(request, vm, hosts, owned, Known(images(backing=(BASE,)))))
     assert "rests on /srv/images/golden.qcow2, which does not" in found
 
 
