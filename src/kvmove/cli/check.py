@@ -69,8 +69,8 @@ def check_one(options: Options, request: MoveRequest) -> int:
 def _blocked(request: MoveRequest, vm_state: str, found: tuple[Finding, ...]) -> RenderableType:
     count = sum(map(blocks, found))
     there = f" to {request.host}" if request.host else ""
-    said = f"{request.vm} cannot move{there}: {count} {'thing blocks' if count == 1 else 'things block'} it."
-    return Group(Text(f"{said} It is {vm_state}.", style="bold"), *render_findings(found), Text())
+    said = f"{request.vm} ({vm_state}) cannot move{there}: {count} blocker{'' if count == 1 else 's'}"
+    return Group(Text(said, style="bold"), *render_findings(found), Text())
 
 
 def _rank(options: Options, request: MoveRequest) -> int:
