@@ -7,6 +7,7 @@ after LISTEN_SECONDS even if nobody asks what they heard.
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -79,7 +80,7 @@ class Probes:
             try:
                 ears.append(Ear(bridge, request.token))
             except OSError as error:
-                faults.append(BridgeFault(bridge=bridge, reason=_words(error)))
+                faults.append(_fault(bridge, error))
         self._listening[request.token] = ears, faults
         asyncio.get_running_loop().call_later(LISTEN_SECONDS, self._forget, request.token)
 
@@ -87,11 +88,12 @@ class Probes:
         """What was heard since `listen`; it listens no more. Nothing when there was no `listen`, or too long ago."""
         ears, faults = self._listening.pop(token, ([], []))
         try:
-            results = await asyncio.gather(*(asyncio.to_thread(ear.heard, LATE_SECONDS) for ear in ears))
+            results = await asyncio.gather(*(asyncio.to_thread(_hear, ear) for ear in ears))
         finally:
             for ear in ears:
                 ear.close()
-        heard = tuple(ear.bridge for ear, came in zip(ears, results, strict=True) if came)
+        faults += [result for result in results if isinstance(result, BridgeFault)]
+        heard = tuple(ear.bridge for ear, result in zip(ears, results, strict=True) if result is True)
         return HeardResult(heard=heard, faults=tuple(faults))
 
     async def send(self, request: SendRequest) -> SendResult:
@@ -111,11 +113,18 @@ class Probes:
             ear.close()
 
 
+def _hear(ear: Ear) -> bool | BridgeFault:
+    try:
+        return ear.heard(LATE_SECONDS)
+    except OSError as error:
+        return _fault(ear.bridge, error)
+
+
 def _call(bridge: str, token: str) -> BridgeFault | None:
     try:
         call(bridge, token)
     except OSError as error:
-        return BridgeFault(bridge=bridge, reason=_words(error))
+        return _fault(bridge, error)
     return None
 
 
@@ -129,5 +138,5 @@ def _here(pki: Path, files: tuple[str, ...]) -> HereFacts:
     return HereFacts(clock=0.0, mtus=mtus, certificates=certificates, missing_files=missing)
 
 
-def _words(error: OSError) -> str:
-    return error.strerror or str(error)
+def _fault(bridge: str, error: OSError) -> BridgeFault:
+    return BridgeFault(bridge=bridge, reason=error.strerror or str(error), down=error.errno == errno.ENETDOWN)

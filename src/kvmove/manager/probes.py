@@ -128,11 +128,12 @@ class Prober:
         silent |= {
             fault.bridge: f"{self._destination.info.name} cannot listen: {fault.reason}" for fault in heard.faults
         }
+        down = {fault.bridge for fault in heard.faults if fault.down}
         found = (
             BridgeProbe(
                 bridge=bridge,
-                connected=None if bridge in silent else bridge in heard.heard,
-                reason=silent.get(bridge, ""),
+                connected=None if bridge in silent.keys() - down else bridge in heard.heard,
+                reason=f"it is down on {self._destination.info.name}" if bridge in down else silent.get(bridge, ""),
             )
             for bridge in request.bridges
         )

@@ -100,10 +100,11 @@ class PairProbe(Strict):
 
 
 class BridgeFault(Strict):
-    """Why nothing could be sent or heard on a bridge."""
+    """Why nothing could be sent or heard on a bridge; `down`: it is switched off."""
 
     bridge: str
     reason: str
+    down: bool = False
 
 
 class SendResult(Strict):

@@ -35,15 +35,17 @@ class Ear:
         self._socket = _open(bridge)
 
     def heard(self, within: float) -> bool:
-        """Whether such a frame has come, or comes within so many seconds."""
+        """Whether such a frame has come, or comes within so many seconds.
+
+        :raise OSError: the bridge is down (ENETDOWN), or gone.
+        """
         deadline = time.monotonic() + within
         while True:
             ready, _, _ = select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 return False
-            with contextlib.suppress(OSError):  # the bridge went down meanwhile
-                if self._payload in self._socket.recv(_LARGEST_FRAME):
-                    return True
+            if self._payload in self._socket.recv(_LARGEST_FRAME):
+                return True
 
     def close(self) -> None:
         self._socket.close()
