@@ -18,7 +18,7 @@ _QMP_COMMANDS = """
     human-monitor-command job-cancel job-complete job-dismiss migrate-continue migrate-incoming
     migrate-set-capabilities migrate-set-parameters migrate_cancel nbd-server-start nbd-server-stop object-add
     qmp_capabilities query-block query-block-exports query-block-jobs query-jobs query-migrate query-named-block-nodes
-    query-status system_powerdown yank
+    query-status query-machines query-cpu-definitions query-cpu-model-expansion system_powerdown yank
 """
 QMP_COMMANDS = frozenset(_QMP_COMMANDS.split())
 SQL = re.compile(

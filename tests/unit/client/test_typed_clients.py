@@ -13,6 +13,18 @@ from kvmove.errors import InvalidInput, NotFound
 from kvmove.migration.findings import warning
 from kvmove.model.host import HostDatastore
 from kvmove.model.move import HostRef, MoveCheck, MoveRequest
+from kvmove.model.probe import (
+    HeardRequest,
+    HeardResult,
+    HereFacts,
+    HereRequest,
+    ListenRequest,
+    NetworkReport,
+    QemuFacts,
+    SendRequest,
+    SendResult,
+)
+from kvmove.model.ranking import MoveRanking, RankedHost
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.contexts import server_context
 from kvmove.pki.identity import Identity, Role
@@ -36,11 +48,16 @@ STORE = HostDatastore(host="h1", **INFO.datastores[0].model_dump())
 REQUEST = MoveRequest(vm="web", host="h2")
 CHECK = MoveCheck(plan=move_plan(), findings=(warning("slow", "it is slow", "wait"),))
 TICKET = "ab" * 32
+ANYWHERE = MoveRequest(vm="web")
+RANKING = MoveRanking(vm="web", source="h1", hosts=(RankedHost(host="h2", plan=move_plan()),), order="by name")
+NETWORK = NetworkReport(source="h1", destination="h2")
 
 ManagerCall = Callable[[ManagerClient], Awaitable[Any]]
 MANAGER_CALLS: list[tuple[ManagerCall, str, str, Any, Any]] = [
     (lambda m: m.health(), "GET", "/healthz", None, {"status": "ok"}),
     (lambda m: m.hosts(), "GET", "/api/v1/hosts", None, [HOST]),
+    (lambda m: m.rank_hosts(ANYWHERE), "POST", "/api/v1/moves:rank", ANYWHERE, RANKING),
+    (lambda m: m.check_network("h1", "h2"), "POST", "/api/v1/hosts/h1:check-network?to=h2", None, NETWORK),
     (lambda m: m.host("h1"), "GET", "/api/v1/hosts/h1", None, HOST),
     (lambda m: m.datastores(), "GET", "/api/v1/datastores", None, [STORE]),
     (lambda m: m.vms(), "GET", "/api/v1/vms", None, [vm_status()]),
@@ -109,9 +126,17 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 PLAN, STATUS = move_plan(), move_status()
+HERE = HereRequest(files=("/boot/vmlinuz",))
+LISTEN, HEARD = ListenRequest(token=TICKET[:32], bridges=("br0",)), HeardRequest(token=TICKET[:32])
+SEND = SendRequest(token=TICKET[:32], bridges=("br0",), pairs=(), port=17450)
 AgentCall = Callable[[AgentClient], Awaitable[Any]]
 AGENT_CALLS: list[tuple[AgentCall, str, str, Any, Any]] = [
     (lambda a: a.host(), "GET", "/v1/host", None, INFO),
+    (lambda a: a.probe_qemu(), "POST", "/v1/probe/qemu", {}, QemuFacts(machines=("q35",), cpus=())),
+    (lambda a: a.probe_here(HERE), "POST", "/v1/probe/here", HERE, HereFacts(clock=1.5)),
+    (lambda a: a.probe_listen(LISTEN), "POST", "/v1/probe/listen", LISTEN, None),
+    (lambda a: a.probe_send(SEND), "POST", "/v1/probe/send", SEND, SendResult()),
+    (lambda a: a.probe_heard(HEARD), "POST", "/v1/probe/heard", HEARD, HeardResult(heard=("br0",))),
     (lambda a: a.vms(), "GET", "/v1/vms", None, [vm_status()]),
     (lambda a: a.define(vm_definition()), "POST", "/v1/vms", vm_definition(), vm_status()),
     (lambda a: a.delete(VM), "DELETE", f"/v1/vms/{VM}", None, None),
