@@ -14,7 +14,7 @@ from kvmove.memory.channel_relay import MAIN_MAGIC, DestinationRelay
 from kvmove.memory.relay_process import RelayOrder, RelayProcess
 from kvmove.model.move import Route
 from kvmove.pki.authority import create_authority, issue
-from kvmove.pki.contexts import server_context
+from kvmove.pki.contexts import LiveContext, server_context
 from kvmove.pki.identity import Identity, Role
 from kvmove.transport.listener import DataListener, Expected
 
@@ -44,7 +44,7 @@ class Relayed:
         self.far = DestinationRelay(folder / "in.sock")
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = int(probe.getsockname()[1])
-        self.listener = DataListener(["127.0.0.1"], port, server_context(folder / "h2"))
+        self.listener = DataListener(["127.0.0.1"], port, LiveContext(folder / "h2", server_context))
         self.listener.expect(
             "m", Expected(TICKET, "h1", True, lambda hello, stream: self.far.accept(hello.number, stream))
         )

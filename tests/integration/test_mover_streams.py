@@ -17,7 +17,7 @@ from kvmove.mover.bulk_copy import ZERO_GRAIN
 from kvmove.mover.disk_move import CopyTerms, DiskMove, MoverSettings, MovingDisk
 from kvmove.mover.receiver import DiskReceiver
 from kvmove.pki.authority import create_authority, issue
-from kvmove.pki.contexts import client_context, server_context
+from kvmove.pki.contexts import LiveContext, client_context, server_context
 from kvmove.pki.identity import Identity, Role
 from kvmove.transport.bandwidth import Bandwidth
 from kvmove.transport.dial import Dialer
@@ -55,7 +55,7 @@ class Destination:
         self.port = free_port()
         self.target = RawTarget.create(path, SIZE)
         self.receiver = DiskReceiver([self.target])
-        self.listener = DataListener(["127.0.0.1"], self.port, server_context(parties / "h2"))
+        self.listener = DataListener(["127.0.0.1"], self.port, LiveContext(parties / "h2", server_context))
         self.listener.expect(
             "move-1",
             Expected(TICKET, "h1", encrypted, lambda hello, stream: self.receiver.accept(hello.number, stream)),

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from kvmove.agent.access import refuse_revoked
 from kvmove.agent.api import AgentApi
 from kvmove.agent.config import AgentConfig, load_config
 from kvmove.agent.host_facts import HostFacts, migration_nics
@@ -27,6 +28,7 @@ from kvmove.agent.moves import Moves
 from kvmove.agent.probes import Probes
 from kvmove.agent.vm_store import VmStore
 from kvmove.agent.vms import VmManager
+from kvmove.client.renewal import Renewal
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, NotAllowed
 from kvmove.migration.host_parts import HostParts
@@ -34,7 +36,7 @@ from kvmove.migration.journal import Journal
 from kvmove.model.host import HostInfo
 from kvmove.move_log import MoveLog
 from kvmove.mover.disk_move import MoverSettings
-from kvmove.pki.contexts import server_context
+from kvmove.pki.contexts import LiveContext, live_server_context, server_context
 from kvmove.registry.remote import RemoteRegistry
 from kvmove.transport.listener import DataListener
 
@@ -113,6 +115,7 @@ async def _serve(config: AgentConfig) -> None:
         await _open_door(config, AgentApi(vms, moves, host_info, kept, probes), stack)
         house = asyncio.create_task(moves.keep_house(), name="housekeeping")
         stack.callback(house.cancel)
+        await _renew_certificates(config, stack)
         log.info("agent %s serves on %s", config.name, config.control)
         await stop.wait()
         log.info("agent %s ends; its guests go on", config.name)
@@ -157,20 +160,29 @@ def _data_listener(config: AgentConfig) -> DataListener:
     """
     addresses = [nic.address.partition("/")[0] for nic in migration_nics(config.nics)]
     try:
-        listener = DataListener(addresses, config.data_port, server_context(config.pki))
+        listener = DataListener(addresses, config.data_port, LiveContext(config.pki, server_context))
     except OSError as error:
         raise Busy(f"Port {config.data_port} of {', '.join(addresses)} cannot be opened: {error}.") from error
     listener.start()
     return listener
 
 
+async def _renew_certificates(config: AgentConfig, stack: AsyncExitStack) -> None:
+    renewal = Renewal(config.pki, config.manager)
+    stack.push_async_callback(renewal.close)
+    renewing = asyncio.create_task(renewal.run(), name="certificates")
+    stack.callback(renewing.cancel)
+
+
 async def _open_door(config: AgentConfig, api: AgentApi, stack: AsyncExitStack) -> None:
-    runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=1.0)
+    application = api.application()
+    application.middlewares.append(refuse_revoked(config.pki))
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     host, _, port = config.control.rpartition(":")
     try:
-        await web.TCPSite(runner, host, int(port), ssl_context=server_context(config.pki)).start()
+        await web.TCPSite(runner, host, int(port), ssl_context=live_server_context(config.pki)).start()
     except OSError as error:
         raise Busy(f"{config.control} cannot be opened: {error}.", hint="Is another agent running?") from error
     except ValueError as error:

@@ -1,7 +1,7 @@
 """Writes the contexts of the user's configuration file; `settings` reads them.
 
 Invariant: the file is replaced in one piece, and every context but the one meant stays as it was. Comments are lost:
-a file that is written by a program is the program's.
+a file that is written by a program is the program's. It may hold a token, so it is its owner's alone (0600).
 """
 
 import json
@@ -10,6 +10,7 @@ from os import environ
 
 from kvmove.cli.settings import ContextEntry, UserConfig, config_folder
 from kvmove.model.toml_file import read_toml
+from kvmove.pki.private_files import write_private
 
 
 def use_context(name: str, entry: ContextEntry, environment: Mapping[str, str] = environ) -> str | None:
@@ -47,8 +48,7 @@ def _write(config: UserConfig, environment: Mapping[str, str]) -> None:
     lines = [f"current = {json.dumps(config.current)}", ""] if config.current else []
     for name, entry in config.contexts.items():
         lines += [f"[contexts.{json.dumps(name)}]", f"server = {json.dumps(entry.server)}"]
-        lines += [f"pki = {json.dumps(str(entry.pki))}", ""] if entry.pki else [""]
+        given = {"pki": entry.pki, "token": entry.token, "ca": entry.ca}
+        lines += [*(f"{key} = {json.dumps(str(value))}" for key, value in given.items() if value), ""]
     file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_suffix(".new")
-    new.write_text("\n".join(lines))
-    new.replace(file)
+    write_private(file, "\n".join(lines).encode())

@@ -5,6 +5,7 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.text import Text
 
+from kvmove.cli.host_joining import add_host, remove_host
 from kvmove.cli.network import render_network
 from kvmove.cli.options import Group, Options, pass_options
 from kvmove.cli.output import Cells, Printer, facts, table
@@ -17,6 +18,10 @@ from kvmove.units import format_size
 @click.group(cls=Group)
 def host() -> None:
     """The hosts that the manager knows, as their agents report them."""
+
+
+host.add_command(add_host)
+host.add_command(remove_host)
 
 
 @host.command("list")

@@ -1,5 +1,6 @@
 """`kvmove pki`: the small authority, and a certificate for each party."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -7,8 +8,9 @@ from pydantic import BaseModel
 
 from kvmove.cli.options import Group, Options, pass_options
 from kvmove.cli.output import Printer
-from kvmove.pki.authority import create_authority, issue
+from kvmove.pki.authority import LEAF_VALIDITY, create_authority, issue
 from kvmove.pki.identity import Identity, Role
+from kvmove.pki.revocation import revoke
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -19,6 +21,14 @@ class Issued(BaseModel):
     role: Role
     name: str
     folder: Path
+
+
+class Revoked(BaseModel):
+    """A party whose certificates count no more, and how many they were."""
+
+    role: Role
+    name: str
+    revoked: int
 
 
 class Authority(BaseModel):
@@ -47,15 +57,35 @@ def init_authority(options: Options, folder: Path) -> None:
 @click.argument("role", type=click.Choice([role.value for role in Role]))
 @click.argument("name", required=False)
 @click.option("--into", required=True, type=_FOLDER, help="Where ca.pem, cert.pem and key.pem go.")
+@click.option("--days", type=click.IntRange(1, 3650), default=LEAF_VALIDITY.days, show_default=True, help="Good for.")
 @pass_options
-def issue_certificate(options: Options, authority: Path, role: str, name: str | None, into: Path) -> None:
+def issue_certificate(options: Options, authority: Path, role: str, name: str | None, into: Path, days: int) -> None:
     """Issue a certificate, signed by the authority in the folder AUTHORITY.
 
-    For an agent, NAME is its host's; for an operator, the person's; the manager needs none.
+    For an agent, NAME is its host's; for a person, the person's; the manager needs none.
     """
-    if name is None and role != Role.MANAGER:
-        raise click.UsageError(f"whose certificate? kvmove pki issue {authority} {role} NAME --into {into}")
-    party = Identity(Role(role), name or str(Role.MANAGER))
-    issue(authority, party, into)
+    party = _party(role, name)
+    issue(authority, party, into, valid_for=timedelta(days=days))
     made = Issued(role=party.role, name=party.name, folder=into.resolve())
     Printer(options).item(made, str(into), lambda: f"The certificate of {party} is in {made.folder}.")
+
+
+@pki.command("revoke")
+@click.argument("authority", type=_FOLDER)
+@click.argument("role", type=click.Choice([role.value for role in Role]))
+@click.argument("name", required=False)
+@pass_options
+def revoke_certificates(options: Options, authority: Path, role: str, name: str | None) -> None:
+    """Revoke all certificates that were issued to a party so far.
+
+    A manager that has the folder AUTHORITY refuses them within seconds, and so do the agents that reach it.
+    """
+    party = _party(role, name)
+    done = Revoked(role=party.role, name=party.name, revoked=revoke(authority, party))
+    Printer(options).item(done, party.name, lambda: f"{done.revoked} certificates of {party} are revoked.")
+
+
+def _party(role: str, name: str | None) -> Identity:
+    if name is None and role != Role.MANAGER:
+        raise click.UsageError(f"whose certificate? NAME is missing; only a {Role.MANAGER} needs none")
+    return Identity(Role(role), name or str(Role.MANAGER))

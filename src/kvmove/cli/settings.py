@@ -5,7 +5,9 @@ current = "cupboard"
 
 [contexts.cupboard]
 server = "https://10.0.0.1:7440"
-pki = "~/.config/kvmove/cupboard"
+pki = "~/.config/kvmove/cupboard"         # your certificate, or instead of it
+token = "kvmove_..."                      # a user's token, and
+ca = "~/.config/kvmove/cupboard-ca.pem"   # the authority that the manager is known by
 """
 
 import os
@@ -13,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from kvmove.cli.options import Options
-from kvmove.errors import InvalidInput
+from kvmove.errors import InvalidInput, NotAllowed
 from kvmove.model.strict import Strict
 from kvmove.model.toml_file import read_toml
 
@@ -30,10 +32,13 @@ def _server(text: str) -> str:
 
 
 class ContextEntry(Strict):
-    """One manager. `pki` is the folder with `ca.pem`, `cert.pem` and `key.pem`, for https."""
+    """One manager. For https, `pki` is the folder with `ca.pem`, `cert.pem` and `key.pem`; or there is a user's
+    `token`, and `ca` is the authority's certificate."""
 
     server: Annotated[str, AfterValidator(_server)]
     pki: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
+    token: Annotated[str | None, Field(min_length=1, repr=False)] = None
+    ca: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
 
 
 class UserConfig(Strict):
@@ -44,10 +49,12 @@ class UserConfig(Strict):
 
 
 class Target(NamedTuple):
-    """The manager to talk to. `pki` None on a Unix socket."""
+    """The manager to talk to: with a certificate, with a user's token, or neither on a Unix socket."""
 
     server: str
     pki: Path | None
+    token: str | None = None
+    ca: Path | None = None
 
 
 def config_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -59,14 +66,25 @@ def config_folder(environment: Mapping[str, str] = os.environ) -> Path:
 def find_target(options: Options, environment: Mapping[str, str] = os.environ) -> Target:
     """The manager that is meant: by flag, else by environment, else by the user's file, else the local one.
 
+    A token wins over a certificate where both are named at the same place, and counts over https alone.
+
     :raise InvalidInput: the address, the context or the file is not valid.
+    :raise NotAllowed: the file holds a token and can be read by others.
     """
     folder = config_folder(environment)
     entry = _entry(options, environment, folder / "config.toml")
     if entry.server.startswith("unix:"):
         return Target(entry.server, None)
-    named = options.pki or (Path(environment["KVMOVE_PKI"]) if environment.get("KVMOVE_PKI") else None)
-    return Target(entry.server, named or entry.pki or folder / "pki")
+    ca = Path(environment["KVMOVE_CA"]) if environment.get("KVMOVE_CA") else entry.ca or folder / "ca.pem"
+    if options.pki:
+        return Target(entry.server, options.pki)
+    if environment.get("KVMOVE_TOKEN"):
+        return Target(entry.server, None, environment["KVMOVE_TOKEN"], ca)
+    if environment.get("KVMOVE_PKI"):
+        return Target(entry.server, Path(environment["KVMOVE_PKI"]))
+    if entry.token:
+        return Target(entry.server, None, entry.token, ca)
+    return Target(entry.server, entry.pki or folder / "pki")
 
 
 def _entry(options: Options, environment: Mapping[str, str], file: Path) -> ContextEntry:
@@ -91,6 +109,8 @@ def _direct(server: str) -> ContextEntry:
 
 def _context(wanted: str | None, file: Path) -> ContextEntry:
     config = read_toml(file, UserConfig) if file.exists() else UserConfig()
+    if any(entry.token for entry in config.contexts.values()) and file.stat().st_mode & 0o077:
+        raise NotAllowed(f"{file} holds a token and can be read by others", hint=f"chmod 600 {file}")
     name = wanted or config.current
     if name is None:
         return ContextEntry(server=DEFAULT_SERVER)

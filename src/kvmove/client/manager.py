@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode
 
 from pydantic import TypeAdapter
 
+from kvmove.client.access import AccessClient
 from kvmove.client.http import HttpClient, segment
 from kvmove.errors import InvalidInput
 from kvmove.model.host import HostDatastore, HostStatus
@@ -44,24 +45,36 @@ _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 _NOTHING = TypeAdapter(type(None))
 
 
+class TokenUser(NamedTuple):
+    """A user of the API: the token, and the certificate (PEM) of the authority that the manager is known by."""
+
+    token: str
+    authority: str
+
+
 class ManagerClient:
-    """The manager at `server`: `https://HOST:7440` (then `pki` is the caller's own folder) or `unix:/PATH`.
+    """The manager at `server`: `https://HOST:7440` (then `pki` is the caller's own folder, or `user` has a token)
+    or `unix:/PATH`.
 
     It connects at its first call. Close it in the end, or use it as a context manager.
 
-    :raise InvalidInput: `server` is neither, or https without `pki`.
+    :raise InvalidInput: `server` is neither, or https without `pki` and `user`.
     :raise NotFound, NotAllowed: the files in `pki` are missing or broken.
     """
 
-    def __init__(self, server: str, pki: Path | None = None) -> None:
+    def __init__(self, server: str, pki: Path | None = None, *, user: TokenUser | None = None) -> None:
+        manager = Identity(Role.MANAGER, "manager")
         if server.startswith("unix:/"):
             self._http = HttpClient.over_socket(Path(server.removeprefix("unix:")))
         elif not server.startswith("https://"):
             raise InvalidInput(f"{server!r} is no manager", hint="write https://HOST:7440 or unix:/PATH")
+        elif user is not None:
+            self._http = HttpClient.over_trust(server, user.authority, manager, user.token)
         elif pki is None:
-            raise InvalidInput(f"{server} asks for a certificate", hint="name the folder that holds yours")
+            raise InvalidInput(f"{server} asks who you are", hint="set KVMOVE_TOKEN, or name your certificate's folder")
         else:
-            self._http = HttpClient.over_tls(server, pki, Identity(Role.MANAGER, "manager"))
+            self._http = HttpClient.over_tls(server, pki, manager)
+        self.access = AccessClient(self._http)
 
     async def __aenter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 
 import kvmove
+from kvmove.manager.access import Access
 from kvmove.manager.answers import add_handlers
 from kvmove.manager.gate import Gate
 from kvmove.manager.inventory import Inventory
@@ -16,8 +17,10 @@ from kvmove.manager.moves import Moves
 from kvmove.manager.peer import peer_of
 from kvmove.manager.registry_engine import Engine
 from kvmove.manager.registry_routes import registry_router
+from kvmove.manager.routes_access import access_router
 from kvmove.manager.routes_hosts import hosts_router
 from kvmove.manager.routes_moves import moves_router
+from kvmove.manager.routes_pki import pki_router
 from kvmove.manager.routes_steering import steering_router
 from kvmove.manager.routes_tasks import tasks_router
 from kvmove.manager.routes_vms import vms_router
@@ -33,6 +36,7 @@ class Parts:
     registry: Engine
     book: TaskBook
     moves: Moves
+    access: Access
 
 
 class Health(BaseModel):
@@ -51,11 +55,14 @@ def create_app(parts: Parts) -> FastAPI:
     api.include_router(moves_router(parts.moves))
     api.include_router(tasks_router(parts.book, parts.moves))
     api.include_router(steering_router(parts.book, TaskSteering(parts.inventory, parts.book, parts.moves)))
+    api.include_router(access_router(parts.access, parts.registry, parts.book))
     app.include_router(api)
+    app.include_router(pki_router(parts.access))
     app.include_router(registry_router(parts.registry, peer_of))
     app.add_api_route("/healthz", _health, tags=["health"])
     add_handlers(app)
-    app.add_middleware(Gate)
+    access = parts.access
+    app.add_middleware(Gate, users=access.users, revocations=access.certificates.revocations, wrong=access.wrong)
     return app
 
 

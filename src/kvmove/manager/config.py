@@ -4,6 +4,8 @@ listen = "10.0.0.1:7440"
 socket = "/run/kvmove/manager.sock"
 state = "/var/lib/kvmove/manager"
 pki = "/var/lib/kvmove/pki/manager"
+authority = "/var/lib/kvmove/pki/authority"
+certificate_days = 90
 
 [[host]]
 name = "h1"
@@ -73,12 +75,17 @@ RegistrySettings = Annotated[SqliteSettings | EtcdSettings, Field(discriminator=
 
 
 class ManagerConfig(Strict):
-    """`state` holds the tasks and SQLite's registry, `pki` the manager's own `ca.pem`, `cert.pem` and `key.pem`."""
+    """`state` holds the tasks, users and SQLite's registry, `pki` the manager's own `ca.pem`, `cert.pem` and `key.pem`.
+
+    `authority` holds what signs certificates, if that is on this machine; they are good for `certificate_days`.
+    """
 
     listen: Address
     socket: Path = Path("/run/kvmove/manager.sock")
     state: Path = Path("/var/lib/kvmove/manager")
     pki: Path = Path("/var/lib/kvmove/pki/manager")
+    authority: Path = Path("/var/lib/kvmove/pki/authority")
+    certificate_days: Annotated[int, Field(ge=1, le=3650)] = 90
     hosts: Annotated[tuple[HostRef, ...], Field(alias="host")] = ()
     registry: RegistrySettings = SqliteSettings()
     admission: Limits = Limits()

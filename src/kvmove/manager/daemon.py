@@ -8,12 +8,17 @@ import logging
 import signal
 import socket
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 
 from kvmove.client.agent import AgentClient
+from kvmove.manager.access import Access
+from kvmove.manager.access_store import FILE, AccessStore
 from kvmove.manager.app import Parts, create_app
+from kvmove.manager.certificates import Certificates
 from kvmove.manager.config import ManagerConfig, load_config
 from kvmove.manager.follow import Follower
+from kvmove.manager.host_book import HostBook
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.listeners import Listener, hold, tcp_door, unix_door
 from kvmove.manager.moves import Moves
@@ -23,6 +28,7 @@ from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_log import MANAGER
 from kvmove.manager.task_store import TaskStore
 from kvmove.manager.turns import Turns
+from kvmove.manager.users import Users
 from kvmove.move_log import MoveLog
 
 _LOG = logging.getLogger(__name__)
@@ -63,6 +69,8 @@ async def serve(config: ManagerConfig, stop: asyncio.Event, ready: asyncio.Event
         stack.callback(polling.cancel)
         watching = asyncio.create_task(keep_fresh(parts.registry, parts.inventory), name="ownership news")
         stack.callback(watching.cancel)
+        renewing = asyncio.create_task(parts.access.certificates.run(), name="certificates")
+        stack.callback(renewing.cancel)
         async with asyncio.TaskGroup() as serving:
             for door in doors:
                 serving.create_task(door.run_until_stopped())
@@ -91,7 +99,14 @@ async def _parts(config: ManagerConfig, stack: AsyncExitStack) -> Parts:
     turns = Turns(book, inventory, config.admission)
     moves = Moves(inventory, registry, book, Follower(inventory, registry, book), turns, kept)
     stack.push_async_callback(moves.close)
-    return Parts(inventory, registry, book, moves)
+    return Parts(inventory, registry, book, moves, _access(config, inventory, stack))
+
+
+def _access(config: ManagerConfig, inventory: Inventory, stack: AsyncExitStack) -> Access:
+    store = AccessStore(config.state / FILE)
+    stack.callback(store.close)
+    certificates = Certificates(config.authority, config.pki, timedelta(days=config.certificate_days))
+    return Access(Users(store), HostBook(store, inventory, certificates, config.listen), certificates)
 
 
 def _local(path: Path, stack: AsyncExitStack) -> socket.socket:

@@ -1,32 +1,120 @@
 """Who may do what on the manager: one table, and everything that is not in it is refused.
 
-Invariant: the table is looked at before any route, so a new route is closed until its prefix is listed here. No body
-is read that is longer than `MAX_BODY` or does not say its length, so no peer can fill the manager's memory.
+Invariant: the table is looked at before any route, so a new route is closed until its prefix is listed here; what is
+new under `/api/` is open to viewers for reading and to operators for the rest. No body is read that is longer than
+`MAX_BODY` or does not say its length, so no peer can fill the manager's memory. A certificate that is revoked, and a
+token that was taken away, count for no request from then on, and a stream that they opened ends.
 
 It does not look at what an agent says in a request: the registry's routes check that against its name.
 """
 
+import time
+from typing import NamedTuple
+
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kvmove.errors import InvalidInput, KvmoveError, NotAllowed
+from kvmove.errors import Busy, InvalidInput, KvmoveError, NotAllowed
 from kvmove.manager.answers import problem_response
-from kvmove.manager.peer import peer_of_scope
+from kvmove.manager.peer import peer_of_scope, serial_of_scope
+from kvmove.manager.users import Users, WrongSecrets, bearer
 from kvmove.pki.identity import Identity, Role
+from kvmove.pki.revocation import Revocations
 
-_EVERYONE = frozenset(Role)
+Who = frozenset[Role | None]
+"""Roles; None is a stranger, who showed neither a certificate nor a token."""
 
-ALLOWED: tuple[tuple[str, frozenset[Role]], ...] = (
-    ("/api/", frozenset({Role.OPERATOR})),
-    ("/registry/", frozenset({Role.AGENT})),
-    ("/openapi.json", frozenset({Role.OPERATOR})),
-    ("/healthz", _EVERYONE),
+NOBODY: Who = frozenset()
+KNOWN: Who = frozenset(Role)
+ANYBODY: Who = KNOWN | {None}
+VIEWERS: Who = frozenset({Role.VIEWER, Role.OPERATOR, Role.ADMIN})
+OPERATORS: Who = frozenset({Role.OPERATOR, Role.ADMIN})
+ADMINS: Who = frozenset({Role.ADMIN})
+AGENTS: Who = frozenset({Role.AGENT})
+
+_READS = frozenset({"GET", "HEAD"})
+_CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+class Rule(NamedTuple):
+    """Paths that begin with `prefix`: who may read, and who may change. None: a later rule says."""
+
+    prefix: str
+    read: Who | None
+    change: Who | None
+
+
+TABLE: tuple[Rule, ...] = (
+    Rule("/registry/", AGENTS, AGENTS),
+    Rule("/pki/v1/authority", ANYBODY, NOBODY),  # public, and needed before there is trust
+    Rule("/pki/v1/join", NOBODY, ANYBODY),  # the invitation in the body is what counts
+    Rule("/pki/v1/revocations", KNOWN, NOBODY),
+    Rule("/pki/v1/renew", NOBODY, KNOWN),
+    Rule("/api/v1/users", ADMINS, ADMINS),
+    Rule("/api/v1/certificates", ADMINS, ADMINS),
+    Rule("/api/v1/cluster", ADMINS, ADMINS),
+    Rule("/api/v1/config", ADMINS, ADMINS),
+    Rule("/api/", VIEWERS, OPERATORS),
+    Rule("/metrics", VIEWERS, NOBODY),
+    Rule("/openapi.json", VIEWERS, NOBODY),
+    Rule("/healthz", KNOWN, NOBODY),
 )
-"""Path prefix and the roles that it is open to."""
+"""The first rule that fits counts."""
 
+_HOSTS = "/api/v1/hosts"
 
 MAX_BODY = 1024 * 1024
 """Bytes; the longest request that means anything, a VM with all its disks, has some thousand."""
+
+
+class Unknown(NotAllowed):
+    """Nobody that is known here; elsewhere it is a NotAllowed."""
+
+    status = 401
+
+
+class TooOften(Busy):
+    """Too many wrong tokens; elsewhere it is a Busy."""
+
+    status = 429
+
+
+def who_may(method: str, path: str) -> Who:
+    """The roles that this method and path are open to."""
+    if not path.isprintable():
+        return NOBODY  # a route's pattern may take a line's end for nothing
+    if _is_about_which_hosts_there_are(method, path):
+        return ADMINS
+    for rule in TABLE:
+        if path.startswith(rule.prefix):
+            who = rule.read if method in _READS else rule.change if method in _CHANGES else NOBODY
+            if who is not None:
+                return who
+    return NOBODY
+
+
+def _is_about_which_hosts_there_are(method: str, path: str) -> bool:
+    """To add and remove hosts is for admins; what else there is to do with a host (`hosts/NAME:VERB`) is not."""
+    return path.startswith(_HOSTS) and (
+        method == "DELETE" or (method in _CHANGES and path.removeprefix(_HOSTS).strip("/") == "")
+    )
+
+
+def check_access(peer: Identity | None, method: str, path: str) -> None:
+    """Return when `peer` may ask for `path` so.
+
+    :raise NotAllowed: a stranger, a role that the path is not open to, or a path that is open to nobody.
+    """
+    who = who_may(method, path)
+    if (peer.role if peer is not None else None) in who:
+        return
+    if peer is None:
+        raise Unknown(
+            "this connection carries no certificate of this installation, and no token",
+            hint="as root use the manager's Unix socket; elsewhere a token (KVMOVE_TOKEN) or a certificate",
+        )
+    wanted = ", ".join(sorted(role for role in who if role is not None)) or "nobody"
+    raise NotAllowed(f"{peer} may not use {method} {path}", hint=f"it is for: {wanted}")
 
 
 def check_body(headers: Headers) -> None:
@@ -41,39 +129,75 @@ def check_body(headers: Headers) -> None:
         raise InvalidInput(f"the request is longer than {MAX_BODY} bytes")
 
 
-def check_access(peer: Identity | None, path: str) -> None:
-    """Return when `peer` may ask for `path`.
-
-    :raise NotAllowed: a stranger, a role that the path is not open to, or a path that is open to nobody.
-    """
-    if peer is None:
-        raise NotAllowed(
-            "this connection carries no certificate of this installation",
-            hint="as root use the manager's Unix socket; elsewhere an operator's certificate (kvmove pki issue)",
-        )
-    for prefix, roles in ALLOWED:
-        if path.startswith(prefix):
-            if peer.role in roles:
-                return
-            break
-    raise NotAllowed(
-        f"{peer} may not use {path}",
-        hint="operators use /api, agents use /registry",
-    )
-
-
 class Gate:
-    """ASGI middleware around the whole application: `check_access` and `check_body` for each request."""
+    """ASGI middleware around the whole application: who it is, `check_access` and `check_body` for each request."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, users: Users, revocations: Revocations, wrong: WrongSecrets) -> None:
         self._app = app
+        self._users = users
+        self._revocations = revocations
+        self._wrong = wrong
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            try:
-                check_access(peer_of_scope(scope), scope["path"])
-                check_body(Headers(scope=scope))
-            except KvmoveError as error:
-                await problem_response(error)(scope, receive, send)
+        if scope["type"] != "http":
+            return  # there is nothing else here, and nothing else is looked at
+        try:
+            peer = self._who(scope)
+            check_access(peer, scope["method"], scope["path"])
+            check_body(Headers(scope=scope))
+        except KvmoveError as error:
+            response = problem_response(error)
+            if isinstance(error, Unknown):
+                response.headers["WWW-Authenticate"] = "Bearer"
+            await response(scope, receive, send)
+            return
+        scope["state"] = {**scope.get("state", {}), "peer": peer}
+        await self._app(scope, receive, self._while_known(scope, peer, send))
+
+    def _who(self, scope: Scope) -> Identity | None:
+        """A token counts before the connection's own identity.
+
+        :raise NotAllowed: a token that is nobody's, or a certificate that is revoked.
+        """
+        if self._revocations.hold(serial_of_scope(scope)):
+            raise NotAllowed("your certificate is revoked", hint="ask an admin for another")
+        header = Headers(scope=scope).get("authorization")
+        if header is None:
+            return peer_of_scope(scope)
+        address, now = address_of(scope), time.monotonic()
+        refuse_often(self._wrong, address, now)
+        peer = self._users.identify(bearer(header))
+        if peer is None:
+            self._wrong.note(address, now)
+            raise Unknown("the token is not known here", hint="was it replaced? kvmove user rotate makes another")
+        return peer
+
+    def _while_known(self, scope: Scope, peer: Identity | None, send: Send) -> Send:
+        """Ends an answer that is under way when its asker's certificate is revoked, or its token taken away."""
+        serial, header = serial_of_scope(scope), Headers(scope=scope).get("authorization")
+        ended = False
+
+        async def pass_on(message: Message) -> None:
+            nonlocal ended
+            if ended:
                 return
-        await self._app(scope, receive, send)
+            is_known = not self._revocations.hold(serial) and (
+                header is None or self._users.identify(bearer(header)) == peer
+            )
+            if not is_known and message["type"] == "http.response.body":
+                message, ended = {"type": "http.response.body", "body": b"", "more_body": False}, True
+            await send(message)
+
+        return pass_on
+
+
+def address_of(scope: Scope) -> str:
+    """Where a request came from, for counting; the Unix socket is one place."""
+    client = scope.get("client")
+    return client[0] if client else "local"
+
+
+def refuse_often(wrong: WrongSecrets, address: str, now: float) -> None:
+    """:raise Busy: too many wrong tokens came from there."""
+    if seconds := wrong.wait(address, now):
+        raise TooOften(f"too many wrong tokens came from {address}", hint=f"wait {seconds:.0f} s")

@@ -45,6 +45,7 @@ class Inventory:
     """The hosts of the configuration and what is on them. Lives on one event loop."""
 
     def __init__(self, hosts: Sequence[HostRef], connect: Connect, poll_seconds: float = POLL_SECONDS) -> None:
+        self._connect = connect
         self._hosts = {ref.name: _Seen(ref, connect(ref)) for ref in hosts}
         self._poll_seconds = poll_seconds
 
@@ -59,7 +60,17 @@ class Inventory:
 
     async def close(self) -> None:
         """Let go of the connections to the agents."""
-        for seen in self._hosts.values():
+        for name in list(self._hosts):
+            await self.remove(name)
+
+    def add(self, ref: HostRef) -> None:
+        """A host that is to be asked from now on, in place of one of its name that is gone."""
+        self._hosts[ref.name] = _Seen(ref, self._connect(ref))
+
+    async def remove(self, name: str) -> None:
+        """Ask this host no more; no harm when there is none."""
+        seen = self._hosts.pop(name, None)
+        if seen is not None:
             if seen.asking is not None:
                 seen.asking.cancel()
             await seen.agent.close()

@@ -1,4 +1,6 @@
-"""The manager's two doors: TCP with mutual TLS for the network, a Unix socket for root on this machine.
+"""The manager's two doors: TCP with TLS for the network, a Unix socket for root on this machine.
+
+Parties show a certificate, users a token, and a host that joins has neither yet: the gate judges them all.
 
 Invariant: the socket file is never open to others, not for an instant, and once it is there it answers. Two managers
 never share a state folder (`hold`) or a socket.
@@ -17,7 +19,7 @@ from fastapi import FastAPI
 from kvmove.errors import Busy
 from kvmove.manager.peer import IdentifyingProtocol
 from kvmove.model.address import split_address
-from kvmove.pki.contexts import server_context
+from kvmove.pki.contexts import live_server_context
 
 STOP_SECONDS = 5
 """How long a request under way may take to end when the manager stops."""
@@ -30,7 +32,7 @@ class Listener(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, door: socket.socket, pki: Path | None) -> None:
-        tls = None if pki is None else server_context(pki)
+        tls = None if pki is None else live_server_context(pki, strangers=True)
         config = uvicorn.Config(
             app,
             http=IdentifyingProtocol,

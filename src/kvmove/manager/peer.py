@@ -3,8 +3,9 @@
 uvicorn hands the application no client certificate, so its HTTP protocol is extended by the one thing we need: the
 identity is read once per connection, from the TLS session or from the Unix socket, and travels with every request.
 
-Invariant: a request carries an identity only if the kernel (Unix socket) or the TLS handshake vouched for it;
-nothing in a request (path, header, body) can set it. This file decides who it is, never what it may do: see `gate`.
+Invariant: a connection carries an identity only if the kernel (Unix socket) or the TLS handshake vouched for it;
+nothing in a request (path, header, body) can set it. A user comes with a token instead, which the `gate` looks up and
+puts in its place. This file decides who it is, never what it may do.
 """
 
 import asyncio
@@ -20,17 +21,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kvmove.errors import NotAllowed
 from kvmove.pki.identity import Identity, Role, peer_identity
+from kvmove.pki.revocation import serial_of
 
 _LOG = logging.getLogger(__name__)
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of socket(7)
 
 
 class IdentifyingProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with the peer's identity in each request's `scope["state"]["peer"]`; None is a stranger."""
+    """uvicorn's HTTP/1.1 with the peer's identity in each request's `scope["state"]["peer"]`; None is a stranger.
+    `["serial"]` is that of the peer's certificate; None without one."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, transport))
-        self.app_state = {**self.app_state, "peer": identify(transport)}
+        serial = serial_of(transport.get_extra_info("peercert"))
+        self.app_state = {**self.app_state, "peer": identify(transport), "serial": serial}
 
 
 def identify(transport: asyncio.BaseTransport) -> Identity | None:
@@ -38,23 +42,32 @@ def identify(transport: asyncio.BaseTransport) -> Identity | None:
     connection = transport.get_extra_info("socket")
     if connection is not None and connection.family == socket.AF_UNIX:
         return _local_user(connection)
+    certificate = transport.get_extra_info("peercert")
+    if not certificate:
+        return None
     try:
-        return peer_identity(transport.get_extra_info("peercert"))
+        return peer_identity(certificate)
     except NotAllowed as error:
         _LOG.warning("A connection without a usable identity: %s", error.detail)
         return None
 
 
 def _local_user(connection: Any) -> Identity | None:
-    """Root (and whoever runs this manager) is an operator: they could read the manager's own keys anyway."""
+    """Root (and whoever runs this manager) is an admin: they could read the manager's own keys anyway."""
     _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return Identity(Role.OPERATOR, "root") if uid in (0, os.geteuid()) else None
+    return Identity(Role.ADMIN, "root") if uid in (0, os.geteuid()) else None
 
 
 def peer_of_scope(scope: Scope) -> Identity | None:
     """The identity that came with an ASGI request, None for a stranger."""
     peer = scope.get("state", {}).get("peer")
     return peer if isinstance(peer, Identity) else None
+
+
+def serial_of_scope(scope: Scope) -> int | None:
+    """The serial number of the certificate that came with an ASGI request's connection, None without one."""
+    serial = scope.get("state", {}).get("serial")
+    return serial if isinstance(serial, int) else None
 
 
 def peer_of(request: Request) -> Identity:
@@ -64,5 +77,5 @@ def peer_of(request: Request) -> Identity:
     """
     peer = peer_of_scope(request.scope)
     if peer is None:
-        raise NotAllowed("this connection carries no certificate of this installation")
+        raise NotAllowed("this connection carries no certificate of this installation, and no token")
     return peer

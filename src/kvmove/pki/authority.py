@@ -1,14 +1,17 @@
 """The small certificate authority of a cluster: makes itself, and issues one certificate per party.
 
-Layout of a party's folder: `ca.pem`, `cert.pem`, `key.pem`; of the authority's: `ca.pem`, `ca-key.pem`. Folders are
-0700, files 0600. A file appears whole or not at all.
+Layout of a party's folder: `ca.pem`, `cert.pem`, `key.pem`, and `crl.pem` once something was revoked; of the
+authority's: `ca.pem`, `ca-key.pem`, `issued.jsonl`, `crl.pem`. Folders are 0700, files 0600.
 
-It keeps no list of what it issued and revokes nothing: a party is put out by a new authority.
+Invariant: no certificate leaves before it is in `issued.jsonl`, so whatever was issued to a party can be revoked by the
+party's name (see `revocation`). A key that others can read is not used.
 """
 
 from __future__ import annotations
 
-import os
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,15 +19,21 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import ValidationError
 
-from kvmove.errors import Busy, NotFound
+from kvmove.errors import Busy, InvalidInput, NotAllowed, NotFound
+from kvmove.model.access import IssuedCertificate
 from kvmove.pki.identity import Identity, check_name
+from kvmove.pki.private_files import private_folder, write_private
 
-CA_CERT, CA_KEY, CERT, KEY = "ca.pem", "ca-key.pem", "cert.pem", "key.pem"
+CA_CERT, CA_KEY, CERT, KEY, CRL, ISSUED = "ca.pem", "ca-key.pem", "cert.pem", "key.pem", "crl.pem", "issued.jsonl"
 
 AUTHORITY_VALIDITY = timedelta(days=3652)
-LEAF_VALIDITY = timedelta(days=365)
-_CLOCK_SKEW = timedelta(days=1)  # a host whose clock is behind takes a new certificate all the same
+LEAF_VALIDITY = timedelta(days=90)
+"""Short, because parties renew theirs by themselves; see `renewal`."""
+
+CLOCK_SKEW = timedelta(days=1)
+"""A certificate is valid from so long before it was issued: a host whose clock is behind takes it all the same."""
 
 
 def create_authority(folder: Path) -> None:
@@ -32,17 +41,17 @@ def create_authority(folder: Path) -> None:
 
     :raise Busy: there is one already; it stays as it is.
     """
-    _private_folder(folder)
+    private_folder(folder)
     if (folder / CA_KEY).exists() or (folder / CA_CERT).exists():
         raise Busy(f"{folder} holds an authority already", hint="take another folder, or remove the old one by hand")
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = new_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kvmove authority")])
     builder = _builder(name, name, key.public_key(), AUTHORITY_VALIDITY)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(key_cert_sign=True), critical=True)
     certificate = _sign(builder, key, key)
-    _write(folder / CA_KEY, _pem(key))
-    _write(folder / CA_CERT, certificate.public_bytes(serialization.Encoding.PEM))
+    write_private(folder / CA_KEY, key_pem(key))
+    write_private(folder / CA_CERT, certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def issue(authority: Path, identity: Identity, into: Path, *, valid_for: timedelta = LEAF_VALIDITY) -> None:
@@ -51,12 +60,109 @@ def issue(authority: Path, identity: Identity, into: Path, *, valid_for: timedel
     The certificate serves both ends of a connection: agents are server and client alike.
 
     :raise NotFound: `authority` holds no authority.
+    :raise NotAllowed: the authority's key can be read by others.
     :raise InvalidInput: the name cannot stand in a certificate.
     """
+    key = new_key()
+    certificate = _certify(authority, identity, key.public_key(), valid_for)
+    private_folder(into)
+    write_private(into / KEY, key_pem(key))
+    write_private(into / CERT, certificate.public_bytes(serialization.Encoding.PEM))
+    write_private(into / CA_CERT, (authority / CA_CERT).read_bytes())
+
+
+def sign_request(
+    authority: Path, request: str, identity: Identity, *, valid_for: timedelta = LEAF_VALIDITY
+) -> x509.Certificate:
+    """A certificate for `identity` and the key of `request` (PKCS #10, PEM). What else the request says is ignored:
+    who a party is, is for the caller to know.
+
+    :raise InvalidInput: it is no request of a P-256 key, or not signed with it.
+    :raise NotFound: `authority` holds no authority.
+    :raise NotAllowed: the authority's key can be read by others.
+    """
+    return _certify(authority, identity, requested_key(request), valid_for)
+
+
+def requested_key(request: str) -> ec.EllipticCurvePublicKey:
+    """The key that a certificate request is for, and that it was signed with.
+
+    :raise InvalidInput: it is no such request.
+    """
+    hint = "let `kvmove agent join` or kvmove itself make it"
+    try:
+        parsed = x509.load_pem_x509_csr(request.encode())
+        key, is_signed = parsed.public_key(), parsed.is_signature_valid
+    except Exception as error:  # cryptography raises many kinds for what a stranger may send
+        raise InvalidInput("the certificate request cannot be read", hint=hint) from error
+    if not is_signed or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != ec.SECP256R1.name:
+        raise InvalidInput("the certificate request is not one of a P-256 key, signed with it", hint=hint)
+    return key
+
+
+def issued(authority: Path) -> list[IssuedCertificate]:
+    """All that the authority issued, oldest first; whether one is revoked is `revocation`'s to say.
+
+    :raise NotAllowed: the list is damaged.
+    """
+    file = authority / ISSUED
+    try:
+        return [IssuedCertificate.model_validate_json(line) for line in file.read_text().splitlines()]
+    except FileNotFoundError:
+        return []
+    except ValidationError as error:
+        raise NotAllowed(f"{file} is damaged", hint="mend the line by hand, or take it out") from error
+
+
+@contextmanager
+def locked(authority: Path) -> Iterator[None]:
+    """Alone with the authority's lists: the manager and a command may both be at work.
+
+    :raise NotFound: there is no such folder.
+    """
+    if not authority.is_dir():
+        raise NotFound(f"{authority} holds no authority", hint="create one")
+    with (authority / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def load_authority(authority: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """The authority's certificate and key.
+
+    :raise NotFound: there is none.
+    :raise NotAllowed: the key can be read by others.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate((authority / CA_CERT).read_bytes())
+        key = serialization.load_pem_private_key((authority / CA_KEY).read_bytes(), password=None)
+        mode = (authority / CA_KEY).stat().st_mode
+    except FileNotFoundError as error:
+        raise NotFound(f"{authority} holds no authority ({error.filename} is missing)", hint="create one") from error
+    if mode & 0o077:
+        file = authority / CA_KEY
+        raise NotAllowed(f"the authority's key {file} can be read by others", hint=f"chmod 600 {file}")
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise NotFound(f"{authority / CA_KEY} is not a key of an authority of ours", hint="create one")
+    return certificate, key
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _certify(
+    authority: Path, identity: Identity, key: ec.EllipticCurvePublicKey, valid_for: timedelta
+) -> x509.Certificate:
     check_name(identity)
-    ca_certificate, ca_key = _load(authority)
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(_subject(identity), ca_certificate.subject, key.public_key(), valid_for)
+    ca_certificate, ca_key = load_authority(authority)
+    builder = _builder(_subject(identity), ca_certificate.subject, key, valid_for)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(digital_signature=True), critical=True)
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(identity.dns_name)]), critical=False)
@@ -64,10 +170,21 @@ def issue(authority: Path, identity: Identity, into: Path, *, valid_for: timedel
         x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
     )
     certificate = _sign(builder, key, ca_key)
-    _private_folder(into)
-    _write(into / KEY, _pem(key))
-    _write(into / CERT, certificate.public_bytes(serialization.Encoding.PEM))
-    _write(into / CA_CERT, ca_certificate.public_bytes(serialization.Encoding.PEM))
+    _record(authority, identity, certificate)
+    return certificate
+
+
+def _record(authority: Path, identity: Identity, certificate: x509.Certificate) -> None:
+    entry = IssuedCertificate(
+        serial=f"{certificate.serial_number:x}",
+        role=identity.role,
+        name=identity.name,
+        issued=datetime.now(UTC).isoformat(timespec="seconds"),
+        expires=certificate.not_valid_after_utc.isoformat(timespec="seconds"),
+    )
+    with locked(authority):
+        kept = (authority / ISSUED).read_bytes() if (authority / ISSUED).exists() else b""
+        write_private(authority / ISSUED, kept + entry.model_dump_json(exclude={"revoked"}).encode() + b"\n")
 
 
 def _subject(identity: Identity) -> x509.Name:
@@ -89,14 +206,16 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(min(now, now + valid_for) - _CLOCK_SKEW)
+        .not_valid_before(min(now, now + valid_for) - CLOCK_SKEW)
         .not_valid_after(now + valid_for)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
 
 
 def _sign(
-    builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey
+    builder: x509.CertificateBuilder,
+    key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
 ) -> x509.Certificate:
     if key is not signer:
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
@@ -116,37 +235,3 @@ def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False) -> x
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _load(authority: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    try:
-        certificate = x509.load_pem_x509_certificate((authority / CA_CERT).read_bytes())
-        key = serialization.load_pem_private_key((authority / CA_KEY).read_bytes(), password=None)
-    except FileNotFoundError as error:
-        raise NotFound(f"{authority} holds no authority ({error.filename} is missing)", hint="create one") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise NotFound(f"{authority / CA_KEY} is not a key of an authority of ours", hint="create one")
-    return certificate, key
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _private_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Put the file there whole, readable by its owner alone from its first byte on."""
-    unfinished = path.with_name(path.name + ".new")
-    unfinished.unlink(missing_ok=True)
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)

@@ -20,11 +20,13 @@ MAX_NAME = 63
 
 
 class Role(StrEnum):
-    """What a party is in the system. A host's agent is named as its host."""
+    """What a party is in the system. A host's agent is named as its host. The last three are people or programs."""
 
     AGENT = "agent"
     MANAGER = "manager"
+    VIEWER = "viewer"
     OPERATOR = "operator"
+    ADMIN = "admin"
 
 
 class Identity(NamedTuple):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,7 @@ import aiohttp
 from yarl import URL
 
 from kvmove.errors import KvmoveError, NotAllowed, Unreachable, from_problem
-from kvmove.pki.contexts import client_context
+from kvmove.pki.contexts import LiveContext, client_context, trusting_context
 from kvmove.pki.identity import Identity
 
 DEFAULT_TIMEOUT = 10.0
@@ -39,17 +39,24 @@ class NotTrusted(NotAllowed):
 class Peer:
     """One party at one address. Make it inside a running event loop or outside; it connects at its first call.
 
-    Use `over_tls` or `over_socket` to make one, and `close` it in the end.
+    Use `over_tls`, `over_socket` or `over_trust` to make one, and `close` it in the end.
     """
 
     def __init__(
-        self, base: str, shown: str, *, tls: ssl.SSLContext | None, expected: Identity | None, socket: Path | None
+        self,
+        base: str,
+        shown: str,
+        *,
+        tls: Callable[[], ssl.SSLContext] | None,
+        expected: Identity | None,
+        socket: Path | None,
     ) -> None:
         self.shown = shown
         self._base = base.rstrip("/")
         self._tls = tls
         self._expected = expected
         self._socket = socket
+        self._bearer: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -57,13 +64,25 @@ class Peer:
     def over_tls(cls, address: str, pki: Path, expected: Identity) -> Self:
         """The party `expected` at `address` (`https://IP:port` or `IP:port`); `pki` is the caller's own folder.
 
+        A certificate that is renewed meanwhile is shown from then on.
+
         :raise NotFound, NotAllowed: the folder's files are missing or broken.
         """
-        base = address if "://" in address else f"https://{address}"
-        shown = f"{expected} at {base.partition('://')[2].rstrip('/')}"
-        if not base.startswith("https://"):
-            raise NotAllowed(f"{address} is not an https address", hint="parties are called over TLS alone")
-        return cls(base, shown, tls=client_context(pki), expected=expected, socket=None)
+        base, shown = _https(address, expected)
+        return cls(base, shown, tls=LiveContext(pki, client_context), expected=expected, socket=None)
+
+    @classmethod
+    def over_trust(cls, address: str, authority: str, expected: Identity, token: str = "") -> Self:
+        """The party `expected`, called without a certificate of our own; `authority` (PEM) is whom we trust.
+
+        :param token: who we are, sent with every question; it is in no message of ours.
+        :raise NotAllowed: `authority` is no certificate.
+        """
+        base, shown = _https(address, expected)
+        context = trusting_context(authority)
+        made = cls(base, shown, tls=lambda: context, expected=expected, socket=None)
+        made._bearer = {"Authorization": f"Bearer {token}"} if token else {}
+        return made
 
     @classmethod
     def over_socket(cls, path: Path) -> Self:
@@ -101,11 +120,11 @@ class Peer:
                 method,
                 URL(self._base + path, encoded=True),
                 json=body,
-                headers=headers,
+                headers={**(headers or {}), **self._bearer},
                 timeout=limits,
                 allow_redirects=False,
                 server_hostname=None if self._expected is None else self._expected.dns_name,
-                ssl=self._tls if self._tls is not None else True,
+                ssl=self._tls() if self._tls is not None else True,
             ) as response:
                 if response.status >= 300:
                     raise self._refusal(response.status, await self._read(response))
@@ -184,6 +203,14 @@ class Peer:
         if self._expected is None:
             return "is the daemon running on this machine?"
         return f"is the {self._expected.role} running there, and does the network carry this port?"
+
+
+def _https(address: str, expected: Identity) -> tuple[str, str]:
+    """The address with its scheme, and how the party there is called in messages."""
+    base = address if "://" in address else f"https://{address}"
+    if not base.startswith("https://"):
+        raise NotAllowed(f"{address} is not an https address", hint="parties are called over TLS alone")
+    return base, f"{expected} at {base.partition('://')[2].rstrip('/')}"
 
 
 def tls_error(error: BaseException | None) -> ssl.SSLError | None:

@@ -50,9 +50,12 @@ class Expected:
 
 
 class DataListener:
-    """Listens on all migration addresses of this host. Threads: one that accepts, one per connection."""
+    """Listens on all migration addresses of this host. Threads: one that accepts, one per connection.
 
-    def __init__(self, addresses: list[str], port: int, context: ssl.SSLContext) -> None:
+    `context` gives the TLS context for a connection that is made now, to any thread.
+    """
+
+    def __init__(self, addresses: list[str], port: int, context: Callable[[], ssl.SSLContext]) -> None:
         self._context = context
         self._expected: dict[str, Expected] = {}
         self._unproven = threading.BoundedSemaphore(MAX_UNPROVEN)
@@ -125,7 +128,7 @@ class DataListener:
             raise _SaidNothing("it closed without a word")
         encrypted = first[0] == TLS_HANDSHAKE_RECORD
         if encrypted:
-            sock = self._context.wrap_socket(sock, server_side=True)
+            sock = self._context().wrap_socket(sock, server_side=True)
         stream = Stream(sock)
         try:
             return self._introduce(stream, encrypted)

@@ -32,7 +32,7 @@ def kvmove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     """Runs a command with the fake manager as its server, and no configuration of the user's."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("KVMOVE_SERVER", f"unix:{tmp_path / 'manager.sock'}")
-    for name in ("KVMOVE_CONTEXT", "KVMOVE_PKI"):
+    for name in ("KVMOVE_CONTEXT", "KVMOVE_PKI", "KVMOVE_TOKEN", "KVMOVE_CA"):
         monkeypatch.delenv(name, raising=False)
 
     def call(*words: str) -> Result:
