@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -65,12 +66,12 @@ class Renewal:
         if answer.list is not None and await asyncio.to_thread(take_list, self._folder, answer.list.encode()):
             _LOG.info("revocation list number %d counts from now on", answer.number)
 
-    async def renew_if_due(self) -> None:
-        """Have another certificate, if two thirds of this one's life are over.
+    async def renew_if_due(self, now: datetime | None = None) -> None:
+        """Have another certificate, if two thirds of this one's life are over by `now`, by default this instant.
 
         :raise KvmoveError, OSError: it could not be had; the one that is there is shown on.
         """
-        if not await asyncio.to_thread(is_due, self._folder):
+        if not await asyncio.to_thread(is_due, self._folder, now):
             return
         body = RenewRequest(request=await asyncio.to_thread(request_with_own_key, self._folder))
         answer = await self._http.ask(_CERTIFIED, "POST", f"{PREFIX}/renew", body)

@@ -207,6 +207,7 @@ def _manager_toml(spec: LabSpec, folders: LabFolders) -> str:
         f"socket = {_text(folders.manager_socket)}",
         f"state = {_text(folders.host(WORLD) / 'manager')}",
         f"pki = {_text(folders.pki('manager'))}",
+        f"authority = {_text(folders.authority)}",
     ]
     if spec.registry == "etcd":
         endpoints = [etcd_endpoint(number) for number in range(spec.etcd_members)]

@@ -10,6 +10,7 @@ party's name (see `revocation`). A key that others can read is not used.
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -122,9 +123,12 @@ def locked(authority: Path) -> Iterator[None]:
     """
     if not authority.is_dir():
         raise NotFound(f"{authority} holds no authority", hint="create one")
-    with (authority / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    descriptor = os.open(authority, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def load_authority(authority: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

@@ -6,7 +6,7 @@ import pytest
 
 from kvmove.cli.contexts import forget_context, use_context
 from kvmove.cli.options import Options
-from kvmove.cli.settings import ContextEntry, find_target
+from kvmove.cli.settings import ContextEntry, Target, find_target
 from kvmove.errors import InvalidInput
 
 LAB = ContextEntry(server="unix:/run/kvmove-lab/lab/manager.sock")
@@ -27,7 +27,7 @@ def test_leaving_a_context_goes_back_to_the_one_before(environment: dict[str, st
     use_context("hall", HALL, environment)
     before = use_context("lab", LAB, environment)
     forget_context("lab", before, environment)
-    assert find_target(Options(), environment) == (HALL.server, HALL.pki)
+    assert find_target(Options(), environment) == Target(HALL.server, HALL.pki)
 
 
 def test_forgetting_a_context_that_is_not_current_leaves_the_current_one(environment: dict[str, str]) -> None:

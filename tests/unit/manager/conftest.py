@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from cryptography import x509
 from fastapi import FastAPI
 
 from kvmove.client.manager import ManagerClient
@@ -21,7 +22,7 @@ from kvmove.manager.listeners import Listener, tcp_door, unix_door
 from kvmove.manager.moves import Moves
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_store import TaskStore
-from kvmove.manager.users import Users
+from kvmove.manager.users import Users, WrongSecrets
 from kvmove.model.access import NewUser, UserRole, UserToken
 from kvmove.model.move import HostRef
 from kvmove.pki.authority import create_authority, issue
@@ -58,11 +59,11 @@ class Served:
     def agent_of(self, ref: HostRef) -> FakeAgent:
         return self.agents.setdefault(ref.name, FakeAgent(ref))
 
-    async def open(self, stack: AsyncExitStack) -> None:
+    async def open(self, stack: AsyncExitStack, wrong: WrongSecrets | None = None) -> None:
         create_authority(self.pki / "authority")
         for party in PARTIES:
             issue(self.pki / "authority", party, self.pki / party.name)
-        registry = SqliteRegistry(self.folder / "registry.db")
+        registry = self.registry = SqliteRegistry(self.folder / "registry.db")
         stack.push_async_callback(registry.close)
         await registry.claim(WEB1, "h1")
         self.book = await TaskBook(TaskStore(self.folder / "tasks.db")).open()
@@ -76,9 +77,8 @@ class Served:
         store = AccessStore(self.folder / "access.db")
         stack.callback(store.close)
         self.certificates = Certificates(self.pki / "authority", self.pki / "manager")
-        self.access = Access(
-            Users(store), HostBook(store, inventory, self.certificates, self.address), self.certificates
-        )
+        hosts = HostBook(store, inventory, self.certificates, self.address)
+        self.access = Access(Users(store), hosts, self.certificates, wrong or WrongSecrets())
         self.inventory = inventory
         app = self.app = create_app(Parts(inventory, registry, self.book, self.moves, self.access))
         unix = stack.enter_context(unix_door(self.socket))
@@ -105,6 +105,16 @@ class Served:
             ) as response,
         ):
             return response.status
+
+    async def shown_certificate(self) -> x509.Certificate:
+        """What the manager shows to whoever connects now."""
+        host, _, port = self.address.rpartition(":")
+        tls = trusting_context(self.authority())
+        _, writer = await asyncio.open_connection(host, int(port), ssl=tls, server_hostname="manager.kvmove")
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        await writer.wait_closed()
+        return x509.load_der_x509_certificate(shown)
 
     def authority(self) -> str:
         return (self.pki / "authority" / "ca.pem").read_text()

@@ -1,7 +1,7 @@
 """Who may do what: every role at every route that there is, and at some that there are not."""
 
 import pytest
-from fastapi.routing import APIRoute
+from fastapi.routing import iter_route_contexts
 from starlette.datastructures import Headers
 
 from kvmove.errors import InvalidInput, NotAllowed
@@ -94,8 +94,8 @@ def test_no_rule_hides_behind_one_before_it() -> None:
 
 def routes(served: Served) -> list[tuple[str, str]]:
     """Every method and path of the application, as its routes have them."""
-    found = [route for route in served.app.routes if isinstance(route, APIRoute)]
-    return sorted((method, route.path) for route in found for method in route.methods)
+    found = iter_route_contexts(served.app.routes)
+    return sorted((method, route.path or "") for route in found for method in route.methods or ())
 
 
 def concrete(path: str) -> str:

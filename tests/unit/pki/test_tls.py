@@ -137,6 +137,7 @@ def test_a_leaf_cannot_sign_for_others(cluster: Path) -> None:
     rogue.mkdir()
     (rogue / "ca.pem").write_bytes((cluster / "h1" / "cert.pem").read_bytes())
     (rogue / "ca-key.pem").write_bytes((cluster / "h1" / "key.pem").read_bytes())
+    (rogue / "ca-key.pem").chmod(0o600)
     issue(rogue, MANAGER, cluster / "fake")
     chain = (cluster / "fake" / "cert.pem").read_bytes() + (cluster / "h1" / "cert.pem").read_bytes()
     (cluster / "fake" / "cert.pem").write_bytes(chain)
