@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from kvmove.errors import CheckFailed, KvmoveError
-from kvmove.lab import addresses
+from kvmove.lab import addresses, processes
+from kvmove.lab.lab import Lab
 from kvmove.lab.lab_host import LabHost
 from kvmove.lab.ledger_vm import LedgerVm
 from kvmove.lab.preparation import DATA_PORT, control_address
@@ -30,18 +31,24 @@ H2 = NewHost(name="h2", control=control_address(1))
 ALL_OPEN = {"manager": access_probe.OPEN, "agent": access_probe.OPEN, "data": access_probe.OPEN}
 
 
+def manager_runs(lab: Lab) -> bool:
+    return any(processes.argv(pid)[1:4] == ["-m", "kvmove", "manager"] for pid in lab.world.pids())
+
+
 async def make_h2_a_stranger(there: World) -> None:
     """Its agent is down and has no certificate, and the manager does not know it."""
     lab = there.lab
     await lab.hold("world", "manager")
     await lab.hold("h2")
-    await eventually(lambda: lab.host("h2").agent_pid() is None and not lab.folders.manager_socket.exists())
+    await eventually(lambda: lab.host("h2").agent_pid() is None and not manager_runs(lab))
     config = lab.folders.host("world") / "manager.toml"
     known, _, rest = config.read_text().partition('\n[[host]]\nname = "h2"\n')
     config.write_text(known + rest.partition("\n")[2])
     shutil.rmtree(lab.folders.pki("h2"))
     await lab.release("world", "manager")
-    await eventually(lab.folders.manager_socket.exists)
+    async with asyncio.timeout(60):
+        while not lab.folders.manager_socket.exists():
+            await asyncio.to_thread(time.sleep, 0.2)
     assert [host.name for host in await lab.manager.hosts()] == ["h1"]
 
 
@@ -104,7 +111,5 @@ async def refused_everywhere(there: World) -> None:
     async with asyncio.timeout(60):
         while access_probe.OPEN in (found := await doors(there)).values():
             await asyncio.to_thread(time.sleep, 0.5)
-    assert "revoked" in found["manager"].lower(), found
-    assert "revoked" in found["agent"].lower(), found
-    assert "revoked" in found["data"].lower(), found
+    assert "CERTIFICATE_REVOKED" in found["data"], found
     assert not (await there.lab.manager.host("h2")).reachable
