@@ -113,6 +113,8 @@ def _log_row(line: LogLine) -> Cells:
 
 
 VMS = Listing(vm_row, lambda vm: vm.definition.name, "No VMs. Define one: kvmove vm define FILE --host HOST")
-HOSTS = Listing(_host_row, lambda host: host.name, "No hosts. List them in manager.toml: [[host]] name, control")
 LOG = Listing(_log_row, lambda line: line.text, "No lines: nobody remembers anything of this task.")
+HOSTS = Listing(
+    _host_row, lambda host: host.name, "No hosts. `kvmove host add NAME --control HOST:7441` lets one join."
+)
 TASKS = Listing(_task_row, lambda task: task.id, "No tasks yet. Move a VM: kvmove move VM HOST")
