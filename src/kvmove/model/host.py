@@ -2,7 +2,9 @@
 
 from uuid import UUID
 
+from kvmove.model.load import HostLoad
 from kvmove.model.names import Name
+from kvmove.model.placement import HostMaintenance
 from kvmove.model.strict import Strict
 
 
@@ -49,13 +51,17 @@ class HostInfo(Strict):
     nics: tuple[MigrationNic, ...]
     datastores: tuple[DatastoreInfo, ...]
     bridges: tuple[str, ...] = ()
+    load: HostLoad | None = None
 
 
 class HostStatus(Strict):
-    """A host as the manager lists it: `info` is the last report, `reachable` whether the agent answers now."""
+    """A host as the manager lists it: `info` is the last report, `reachable` whether the agent answers now.
+    `maintenance` is set while it takes no VM; `powered_off` if the manager powered it off."""
 
     name: Name
     control: str
     reachable: bool
     info: HostInfo | None = None
     reason: str = ""
+    maintenance: HostMaintenance | None = None
+    powered_off: bool = False
