@@ -22,10 +22,15 @@ forward_buffer = "64MiB"
 write_deadline_ms = 2000
 keep_source_seconds = 3600
 streams_per_nic = 2
+
+[load]                                  # only where this host shares its kernel with others
+of = "processes"                        # count what this host's processes use, not what the machine does
+cpus = 2                                # and what the host is to count as having
+memory = "8GiB"
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
@@ -102,6 +107,14 @@ class MoveConfig(Strict):
     streams_per_nic: Annotated[int, Field(ge=1, le=16)] = 2
 
 
+class LoadConfig(Strict):
+    """How the host's load is measured; see `host_load`. None: what the kernel says."""
+
+    of: Literal["machine", "processes"] = "machine"
+    cpus: Annotated[int, Field(ge=1)] | None = None
+    memory: Size | None = None
+
+
 class AgentConfig(Strict):
     """`state` is kept over reboots, `run` is not; `pki` holds the agent's own `ca.pem`, `cert.pem` and `key.pem`."""
 
@@ -115,6 +128,7 @@ class AgentConfig(Strict):
     nics: Annotated[tuple[NicConfig, ...], Field(alias="nic")] = ()
     datastores: Annotated[tuple[DatastoreConfig, ...], Field(alias="datastore")] = ()
     move: MoveConfig = MoveConfig()
+    load: LoadConfig = LoadConfig()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "AgentConfig":

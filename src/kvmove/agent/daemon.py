@@ -22,6 +22,7 @@ from kvmove.agent.access import refuse_revoked
 from kvmove.agent.api import AgentApi
 from kvmove.agent.config import AgentConfig, load_config
 from kvmove.agent.host_facts import HostFacts, migration_nics
+from kvmove.agent.host_load import LoadMeter
 from kvmove.agent.known_datastores import open_datastores
 from kvmove.agent.launcher import Launcher
 from kvmove.agent.moves import Moves
@@ -108,9 +109,12 @@ async def _serve(config: AgentConfig) -> None:
 
         probes = Probes(config, facts.accelerator)
         stack.callback(probes.close)
+        meter, measuring = LoadMeter(config.load), asyncio.Lock()
 
         async def host_info() -> HostInfo:
-            return await asyncio.to_thread(facts.info, list(datastores.values()))
+            info = await asyncio.to_thread(facts.info, list(datastores.values()))
+            async with measuring:
+                return info.model_copy(update={"load": await asyncio.to_thread(meter.measure, info.datastores)})
 
         await _open_door(config, AgentApi(vms, moves, host_info, kept, probes), stack)
         house = asyncio.create_task(moves.keep_house(), name="housekeeping")

@@ -20,6 +20,15 @@ from kvmove.errors import InvalidInput
 from kvmove.model.host import HostDatastore, HostStatus
 from kvmove.model.log import LogLine
 from kvmove.model.move import MoveCheck, MoveRequest
+from kvmove.model.placement import (
+    Applied,
+    ApplyRequest,
+    BalancePlan,
+    BalanceStatus,
+    EvacuationPlan,
+    MaintenanceRequest,
+    Rule,
+)
 from kvmove.model.probe import NetworkReport
 from kvmove.model.ranking import MoveRanking
 from kvmove.model.task import Task, TaskChange, TaskState
@@ -41,6 +50,12 @@ _NETWORK = TypeAdapter(NetworkReport)
 _TASK = TypeAdapter(Task)
 _LOG = TypeAdapter(list[LogLine])
 _TASKS = TypeAdapter(list[Task])
+_EVACUATION = TypeAdapter(EvacuationPlan)
+_BALANCE = TypeAdapter(BalanceStatus)
+_BALANCE_PLAN = TypeAdapter(BalancePlan)
+_APPLIED = TypeAdapter(list[Applied])
+_RULE = TypeAdapter(Rule)
+_RULES = TypeAdapter(list[Rule])
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 _NOTHING = TypeAdapter(type(None))
 
@@ -207,6 +222,43 @@ class ManagerClient:
             async for event in events:
                 if event.event == "task":
                     yield self._http.parse_text(_TASK, event.data)
+
+    async def check_maintenance(self, host: str, request: MaintenanceRequest) -> EvacuationPlan:
+        """What entering maintenance would do; changes nothing."""
+        path = f"{PREFIX}/hosts/{segment(host)}:checkMaintenance"
+        return await self._http.ask(_EVACUATION, "POST", path, request)
+
+    async def enter_maintenance(self, host: str, request: MaintenanceRequest) -> Task:
+        """The host takes no VM from now on, and its VMs are moved off; the task tells how it goes on."""
+        return await self._http.ask(_TASK, "POST", f"{PREFIX}/hosts/{segment(host)}:enterMaintenance", request)
+
+    async def exit_maintenance(self, host: str) -> HostStatus:
+        """The host takes VMs again; an evacuation under way is cancelled."""
+        path = f"{PREFIX}/hosts/{segment(host)}:exitMaintenance"
+        return await self._http.ask(_HOST, "POST", path, timeout=_CHANGE_TIMEOUT)
+
+    async def balance_status(self) -> BalanceStatus:
+        return await self._http.ask(_BALANCE, "GET", f"{PREFIX}/balance")
+
+    async def balance_plan(self) -> BalancePlan:
+        """What is recommended now."""
+        return await self._http.ask(_BALANCE_PLAN, "GET", f"{PREFIX}/balance/plan")
+
+    async def balance_history(self) -> list[Applied]:
+        return await self._http.ask(_APPLIED, "GET", f"{PREFIX}/balance/history")
+
+    async def apply_balance(self, ids: tuple[str, ...] = ()) -> Task:
+        """Apply these recommendations, or all; the task tells how it goes on."""
+        return await self._http.ask(_TASK, "POST", f"{PREFIX}/balance:apply", ApplyRequest(ids=ids))
+
+    async def rules(self) -> list[Rule]:
+        return await self._http.ask(_RULES, "GET", f"{PREFIX}/rules")
+
+    async def add_rule(self, rule: Rule) -> Rule:
+        return await self._http.ask(_RULE, "POST", f"{PREFIX}/rules", rule)
+
+    async def remove_rule(self, name: str) -> None:
+        await self._http.ask(_NOTHING, "DELETE", f"{PREFIX}/rules/{segment(name)}")
 
     async def _change_vm(self, vm: str, action: str) -> VmStatus:
         path = f"{PREFIX}/vms/{segment(vm)}:{action}"

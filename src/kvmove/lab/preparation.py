@@ -239,6 +239,7 @@ def _agent_toml(spec: LabSpec, folders: LabFolders, host: str, index: int, store
         lines += ["", "[[nic]]", f"name = {_text(addresses.migration(number, index).name)}"]
         lines += [f"speed = {_text(f'{rate * 8}bit')}"] if rate else []
     lines += ["", "[move]", f"keep_source_seconds = {KEEP_SOURCE_SECONDS}"]
+    lines += ["", "[load]", 'of = "processes"', *([f"memory = {spec.host_memory}"] if spec.host_memory else [])]
     return "\n".join(lines) + "\n"
 
 

@@ -15,10 +15,13 @@ from kvmove.manager.gate import Gate
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.moves import Moves
 from kvmove.manager.peer import peer_of
+from kvmove.manager.placement_parts import PlacementParts
 from kvmove.manager.registry_engine import Engine
 from kvmove.manager.registry_routes import registry_router
 from kvmove.manager.routes_access import access_router
+from kvmove.manager.routes_balance import balance_router
 from kvmove.manager.routes_hosts import hosts_router
+from kvmove.manager.routes_maintenance import maintenance_router
 from kvmove.manager.routes_moves import moves_router
 from kvmove.manager.routes_pki import pki_router
 from kvmove.manager.routes_steering import steering_router
@@ -37,6 +40,7 @@ class Parts:
     book: TaskBook
     moves: Moves
     access: Access
+    placement: PlacementParts
 
 
 class Health(BaseModel):
@@ -51,11 +55,13 @@ def create_app(parts: Parts) -> FastAPI:
     app = FastAPI(title="kvmove", version=kvmove.__version__, docs_url=None, redoc_url=None)
     api = APIRouter(prefix="/api/v1")
     api.include_router(hosts_router(parts.inventory))
-    api.include_router(vms_router(parts.inventory))
-    api.include_router(moves_router(parts.moves))
+    api.include_router(vms_router(parts.inventory, parts.placement.balancer))
+    api.include_router(moves_router(parts.moves, parts.placement.balancer))
     api.include_router(tasks_router(parts.book, parts.moves))
     api.include_router(steering_router(parts.book, TaskSteering(parts.inventory, parts.book, parts.moves)))
     api.include_router(access_router(parts.access, parts.registry, parts.book))
+    api.include_router(maintenance_router(parts.placement.maintenance))
+    api.include_router(balance_router(parts.placement.balancer))
     app.include_router(api)
     app.include_router(pki_router(parts.access))
     app.include_router(registry_router(parts.registry, peer_of))

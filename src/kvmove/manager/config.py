@@ -27,8 +27,10 @@ from pydantic import AfterValidator, Field, model_validator
 from yarl import URL
 
 from kvmove.admission.costs import Limits
+from kvmove.manager.balance_settings import BalanceSettings
 from kvmove.model.address import Address
 from kvmove.model.move import HostRef
+from kvmove.model.placement import AUTO
 from kvmove.model.strict import Strict
 from kvmove.model.toml_file import read_toml
 
@@ -89,6 +91,7 @@ class ManagerConfig(Strict):
     hosts: Annotated[tuple[HostRef, ...], Field(alias="host")] = ()
     registry: RegistrySettings = SqliteSettings()
     admission: Limits = Limits()
+    balance: BalanceSettings = BalanceSettings()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "ManagerConfig":
@@ -96,6 +99,8 @@ class ManagerConfig(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"host {', '.join(twice)} is listed twice")
+        if AUTO in names:
+            raise ValueError(f"no host may be called {AUTO!r}: that word lets the manager choose one")
         return self
 
 

@@ -7,9 +7,11 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from kvmove.client.agent import AgentClient
 from kvmove.manager.access import Access
@@ -23,6 +25,7 @@ from kvmove.manager.inventory import Inventory
 from kvmove.manager.listeners import Listener, hold, tcp_door, unix_door
 from kvmove.manager.moves import Moves
 from kvmove.manager.ownership_news import keep_fresh
+from kvmove.manager.placement_parts import placement_parts
 from kvmove.manager.registry_engine import open_registry
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_log import MANAGER
@@ -65,12 +68,9 @@ async def serve(config: ManagerConfig, stop: asyncio.Event, ready: asyncio.Event
             Listener(app, stack.enter_context(_local(config.socket, stack)), None),
         ]
         parts.moves.resume()
-        polling = asyncio.create_task(parts.inventory.run(), name="inventory")
-        stack.callback(polling.cancel)
-        watching = asyncio.create_task(keep_fresh(parts.registry, parts.inventory), name="ownership news")
-        stack.callback(watching.cancel)
-        renewing = asyncio.create_task(parts.access.certificates.run(), name="certificates")
-        stack.callback(renewing.cancel)
+        parts.placement.maintenance.resume()
+        for name, work in _background(parts).items():
+            stack.callback(asyncio.create_task(work, name=name).cancel)
         async with asyncio.TaskGroup() as serving:
             for door in doors:
                 serving.create_task(door.run_until_stopped())
@@ -83,6 +83,16 @@ async def serve(config: ManagerConfig, stop: asyncio.Event, ready: asyncio.Event
             parts.book.end_watches()
             for door in doors:
                 door.stop()
+
+
+def _background(parts: Parts) -> dict[str, Coroutine[Any, Any, None]]:
+    """What goes on as long as the manager serves."""
+    return {
+        "inventory": parts.inventory.run(),
+        "ownership news": keep_fresh(parts.registry, parts.inventory),
+        "certificates": parts.access.certificates.run(),
+        "balancing": parts.placement.balancer.run(),
+    }
 
 
 async def _parts(config: ManagerConfig, stack: AsyncExitStack) -> Parts:
@@ -99,7 +109,9 @@ async def _parts(config: ManagerConfig, stack: AsyncExitStack) -> Parts:
     turns = Turns(book, inventory, config.admission)
     moves = Moves(inventory, registry, book, Follower(inventory, registry, book), turns, kept)
     stack.push_async_callback(moves.close)
-    return Parts(inventory, registry, book, moves, _access(config, inventory, stack))
+    placement = placement_parts(config.balance, config.state, inventory, moves, book)
+    stack.push_async_callback(placement.close)
+    return Parts(inventory, registry, book, moves, _access(config, inventory, stack), placement)
 
 
 def _access(config: ManagerConfig, inventory: Inventory, stack: AsyncExitStack) -> Access:

@@ -9,14 +9,16 @@ The inventory only reads. Who may run a VM is the registry's to say, not what is
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from kvmove.errors import KvmoveError, NotFound, Unreachable
+from kvmove.errors import CheckFailed, KvmoveError, NotFound, Unreachable
 from kvmove.manager.agents import Agent, Connect
 from kvmove.manager.lookup import did_you_mean, find_vm, one_place_each
 from kvmove.model.host import HostInfo, HostStatus
 from kvmove.model.move import HostRef
+from kvmove.model.placement import HostMaintenance
 from kvmove.model.vm import VmState, VmStatus
 
 _LOG = logging.getLogger(__name__)
@@ -41,13 +43,21 @@ class _Seen:
         return not self.reason
 
 
+class Marks(NamedTuple):
+    """What the manager itself has decided about a host."""
+
+    maintenance: HostMaintenance | None = None
+    powered_off: bool = False
+
+
 class Inventory:
-    """The hosts of the configuration and what is on them. Lives on one event loop."""
+    """The hosts of the configuration and what is on them. Lives on one event loop. `marks` is asked for each host."""
 
     def __init__(self, hosts: Sequence[HostRef], connect: Connect, poll_seconds: float = POLL_SECONDS) -> None:
         self._connect = connect
         self._hosts = {ref.name: _Seen(ref, connect(ref)) for ref in hosts}
         self._poll_seconds = poll_seconds
+        self.marks: Callable[[str], Marks] = lambda _name: Marks()
 
     async def run(self) -> None:
         """Ask every agent again and again, until cancelled."""
@@ -86,14 +96,14 @@ class Inventory:
 
     def hosts(self) -> list[HostStatus]:
         """All hosts by name, with the reason where one does not answer."""
-        return [_status(seen) for _, seen in sorted(self._hosts.items())]
+        return [self._status(seen) for _, seen in sorted(self._hosts.items())]
 
     def host(self, name: str) -> HostStatus:
         """The host `name`.
 
         :raise NotFound: with a hint at close names.
         """
-        return _status(self._seen(name))
+        return self._status(self._seen(name))
 
     def vms(self) -> list[VmStatus]:
         """All VMs by name, each once; those on a host that does not answer are `unknown`."""
@@ -135,11 +145,35 @@ class Inventory:
             )
         return seen.info
 
+    def require_open(self, name: str) -> None:
+        """Return when the host takes VMs.
+
+        :raise CheckFailed: it is under maintenance.
+        """
+        mark = self.marks(name).maintenance
+        if mark is not None:
+            raise CheckFailed(
+                f"{name} is in maintenance since {mark.since} and takes no VM",
+                hint=f"choose another host, or end it: kvmove host maintenance exit {name}",
+            )
+
     def _seen(self, name: str) -> _Seen:
         seen = self._hosts.get(name)
         if seen is None:
             raise NotFound(f"there is no host {name!r}", hint=did_you_mean(name, self._hosts))
         return seen
+
+    def _status(self, seen: _Seen) -> HostStatus:
+        marks = self.marks(seen.ref.name)
+        return HostStatus(
+            name=seen.ref.name,
+            control=seen.ref.control,
+            reachable=seen.reachable,
+            info=seen.info,
+            reason=seen.reason,
+            maintenance=marks.maintenance,
+            powered_off=marks.powered_off,
+        )
 
     async def _ask(self, seen: _Seen) -> None:
         """One question at a time for each host; whoever comes meanwhile waits for the same answer."""
@@ -161,12 +195,6 @@ async def _question(seen: _Seen) -> None:
     if reason != seen.reason:
         _LOG.info("host %s %s", seen.ref.name, f"does not answer: {reason}" if reason else "answers")
     seen.reason = reason
-
-
-def _status(seen: _Seen) -> HostStatus:
-    return HostStatus(
-        name=seen.ref.name, control=seen.ref.control, reachable=seen.reachable, info=seen.info, reason=seen.reason
-    )
 
 
 def _vms(seen: _Seen) -> Sequence[VmStatus]:

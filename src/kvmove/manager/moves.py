@@ -16,7 +16,7 @@ import contextlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -50,7 +50,7 @@ _NOT_QUEUED: dict[str, Any] = {"position": None, "queue_reason": ""}
 
 
 class Moves:
-    """The moves of this manager. Lives on one event loop."""
+    """The moves of this manager. Lives on one event loop. `cancel_by_kind` cancels tasks that are no move."""
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Moves:
         self._beginning: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._moved_on = asyncio.Event()
+        self.cancel_by_kind: dict[str, Callable[[Task], Awaitable[Task]]] = {}
 
     def resume(self) -> None:
         """Follow again what was running when the manager ended, and let the queue move on from now on."""
@@ -168,6 +169,8 @@ class Moves:
         :raise Unreachable: the source does not answer.
         """
         task = self._book.get(task.id)
+        if task.kind in self.cancel_by_kind and not task.ended_state:
+            return await self.cancel_by_kind[task.kind](task)
         if task.state is TaskState.QUEUED:
             return await self._cancel_queued(task)
         beginning = self._beginning.get(task.id)

@@ -3,11 +3,12 @@
 from fastapi import APIRouter
 
 from kvmove.errors import Busy
+from kvmove.manager.balancing import Balancer
 from kvmove.manager.inventory import Inventory
 from kvmove.model.vm import VmPlacement, VmStatus
 
 
-def vms_router(inventory: Inventory) -> APIRouter:
+def vms_router(inventory: Inventory, balancer: Balancer) -> APIRouter:
     """`/vms` and what can be done with one. The host's agent does it; the manager only finds the agent."""
     router = APIRouter(prefix="/vms", tags=["VMs"])
 
@@ -29,12 +30,15 @@ def vms_router(inventory: Inventory) -> APIRouter:
         await inventory.refresh()
         for other in inventory.vms():
             _check_distinct(placement, other)
+        placement = await balancer.resolve_new(placement)
         inventory.answering(placement.host)
+        inventory.require_open(placement.host)
         return await inventory.agent(placement.host).define(placement.definition)
 
     @router.post("/{vm}:start")
     async def start_vm(vm: str) -> VmStatus:
         found = await find(vm)
+        inventory.require_open(found.host)
         return await inventory.agent(found.host).start(found.definition.uuid)
 
     @router.post("/{vm}:stop")

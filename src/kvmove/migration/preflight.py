@@ -71,6 +71,17 @@ def _hosts_answer(now: Situation) -> Iterator[Finding]:
             )
 
 
+def _takes_vms(now: Situation) -> Iterator[Finding]:
+    """`host-in-maintenance`. A move within a host brings nothing to it."""
+    mark = now.destination.maintenance
+    if mark is not None and now.destination.name != now.source.name:
+        yield blocker(
+            "host-in-maintenance",
+            f"{now.destination.name} is in maintenance since {mark.since} and takes no VM",
+            f"choose another host, or end it: kvmove host maintenance exit {now.destination.name}",
+        )
+
+
 _STATE_REMEDY = {
     VmState.INCOMING: "it is arriving by another move; wait until that has ended: kvmove task list",
     VmState.CRASHED: "its QEMU has ended; start it again: kvmove vm start {name}",
@@ -215,7 +226,7 @@ def _encrypted(pair: Pair) -> Iterator[Finding]:
         )
 
 
-_FIRST: tuple[Callable[[Situation], Iterator[Finding]], ...] = (_hosts_answer, _vm_can_move, _vm_is_free)
+_FIRST: tuple[Callable[[Situation], Iterator[Finding]], ...] = (_hosts_answer, _takes_vms, _vm_can_move, _vm_is_free)
 
 _SECOND: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
     _versions_fit,

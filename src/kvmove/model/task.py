@@ -29,7 +29,8 @@ class Task(Strict):
     else) and `queue_reason` says in plain words what it waits for. `claims` is what it takes of the limits.
 
     `problem` is a problem+json object (see `errors`), set when the task did not succeed. `vm_state` says where the VM
-    is now.
+    is now. A task that others have as their `parent` moves no VM itself: its `vm` is empty, its `source` the host that
+    it is about, if it is about one.
     """
 
     id: str

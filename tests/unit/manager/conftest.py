@@ -14,12 +14,14 @@ from kvmove.client.manager import ManagerClient
 from kvmove.manager.access import Access
 from kvmove.manager.access_store import AccessStore
 from kvmove.manager.app import Parts, create_app
+from kvmove.manager.balance_settings import BalanceSettings
 from kvmove.manager.certificates import Certificates
 from kvmove.manager.follow import Follower
 from kvmove.manager.host_book import HostBook
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.listeners import Listener, tcp_door, unix_door
 from kvmove.manager.moves import Moves
+from kvmove.manager.placement_parts import placement_parts
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_store import TaskStore
 from kvmove.manager.users import Users, WrongSecrets
@@ -55,6 +57,7 @@ class Served:
         self.url = ""
         self.app: FastAPI
         self.access: Access
+        self.balance = BalanceSettings()
 
     def agent_of(self, ref: HostRef) -> FakeAgent:
         return self.agents.setdefault(ref.name, FakeAgent(ref))
@@ -71,6 +74,8 @@ class Served:
         inventory = Inventory([H1, H2], self.agent_of)
         self.moves = Moves(inventory, registry, self.book, Follower(inventory, registry, self.book))
         stack.push_async_callback(self.moves.close)
+        self.placement = placement_parts(self.balance, self.folder, inventory, self.moves, self.book)
+        stack.push_async_callback(self.placement.close)
         tcp = stack.enter_context(tcp_door("127.0.0.1:0"))
         self.address = f"127.0.0.1:{tcp.getsockname()[1]}"
         self.url = f"https://{self.address}"
@@ -80,7 +85,7 @@ class Served:
         hosts = HostBook(store, inventory, self.certificates, self.address)
         self.access = Access(Users(store), hosts, self.certificates, wrong or WrongSecrets())
         self.inventory = inventory
-        app = self.app = create_app(Parts(inventory, registry, self.book, self.moves, self.access))
+        app = self.app = create_app(Parts(inventory, registry, self.book, self.moves, self.access, self.placement))
         unix = stack.enter_context(unix_door(self.socket))
         listeners = [Listener(app, tcp, self.pki / "manager"), Listener(app, unix, None)]
         serving = asyncio.gather(*(listener.run_until_stopped() for listener in listeners))

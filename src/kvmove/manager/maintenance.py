@@ -1,0 +1,220 @@
+"""Maintenance of hosts: the mark that keeps VMs away, and the evacuation.
+
+Invariants: the mark is on disk before the first VM moves, and stays over restarts of the manager until someone takes it
+away; a restart goes on with an evacuation where it was, under the same task. Cancelling the task takes the mark away;
+VMs that have moved stay where they are. A host that could not be emptied keeps its mark, and says what remains and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+
+from kvmove.errors import Busy, Cancelled, CheckFailed, KvmoveError
+from kvmove.manager.batch import Batch, Outcome
+from kvmove.manager.follow import now
+from kvmove.manager.inventory import Inventory
+from kvmove.manager.moves import Moves
+from kvmove.manager.placement_store import PlacementStore
+from kvmove.manager.placing import Placing, Snapshot
+from kvmove.manager.task_book import TaskBook
+from kvmove.model.host import HostStatus
+from kvmove.model.move import MoveRequest
+from kvmove.model.placement import (
+    EvacuationPlan,
+    HostMaintenance,
+    MaintenanceRequest,
+    MaintenanceState,
+    Remaining,
+)
+from kvmove.model.task import Task, TaskState
+from kvmove.model.vm import VmState
+from kvmove.placement.evacuation import evacuate
+
+_LOG = logging.getLogger(__name__)
+
+KIND = "maintenance"
+TRIES = 2
+"""How often a VM's move is begun before it counts as remaining."""
+_ARRIVING_SECONDS = 1.0
+
+
+class Maintenance:
+    """The hosts under maintenance. Lives on one event loop; `resume` first, `close` in the end."""
+
+    def __init__(
+        self, inventory: Inventory, moves: Moves, book: TaskBook, store: PlacementStore, placing: Placing
+    ) -> None:
+        self._inventory = inventory
+        self._moves = moves
+        self._book = book
+        self._store = store
+        self._placing = placing
+        self._batches: dict[str, Batch] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        moves.cancel_by_kind[KIND] = self.cancel
+
+    def resume(self) -> None:
+        """Go on with what was under way when the manager ended."""
+        for host, mark in self._store.kept.maintenance.items():
+            if mark.state is MaintenanceState.ENTERING:
+                self._go(host, mark)
+
+    async def close(self) -> None:
+        """Stop; the moves that run go on, and the next start goes on with the rest."""
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def plan(self, host: str, request: MaintenanceRequest) -> EvacuationPlan:
+        """What `enter` would do now; nothing is changed.
+
+        :raise NotFound: no such host.
+        :raise Unreachable: it does not answer.
+        :raise CheckFailed: it does not tell its load.
+        """
+        await self._inventory.refresh()
+        if self._inventory.answering(host).load is None:
+            raise CheckFailed(f"{host} does not tell its load", hint=f"bring kvmove-agent on {host} to this version")
+
+        def policy(now: Snapshot) -> EvacuationPlan:
+            cluster = now.cluster()
+            return evacuate(cluster, host, now.rules, move_disks=request.move_disks, at_once=request.at_once)
+
+        return await self._placing.decide(policy, refresh=False)
+
+    async def enter(self, host: str, request: MaintenanceRequest, by: str) -> Task:
+        """Mark the host and begin to move its VMs off; the task tells how it goes. On a host that is under maintenance
+        already, with VMs that remain, it is tried again.
+
+        :raise NotFound, Unreachable, CheckFailed: as of `plan`.
+        :raise Busy: it is entering maintenance already.
+        """
+        await self.plan(host, request)
+        if host in self._running:
+            raise Busy(
+                f"{host} is entering maintenance already",
+                hint=f"watch it: kvmove task watch {self._store.kept.maintenance[host].task}",
+            )
+        task = Task(
+            id=secrets.token_hex(8),
+            kind=KIND,
+            vm="",
+            source=host,
+            destination="",
+            state=TaskState.RUNNING,
+            created=now(),
+            started=now(),
+            started_by=by,
+        )
+        await self._book.add(task)
+        mark = HostMaintenance(
+            state=MaintenanceState.ENTERING,
+            since=now(),
+            by=by,
+            task=task.id,
+            move_disks=request.move_disks,
+            at_once=request.at_once,
+        )
+        await self._store.mark(host, mark)
+        _LOG.info("host %s enters maintenance, asked for by %s: task %s", host, by or "nobody", task.id)
+        self._go(host, mark)
+        return task
+
+    async def exit(self, host: str) -> HostStatus:
+        """The host takes VMs again; an evacuation under way is cancelled first. Nothing happens when it is not under
+        maintenance.
+
+        :raise NotFound: no such host.
+        """
+        self._inventory.host(host)
+        if host in self._running:
+            await self._batches[host].stop()
+            await asyncio.shield(self._running[host])
+        if host in self._store.kept.maintenance:
+            await self._store.mark(host, None)
+            _LOG.info("host %s takes VMs again", host)
+        return self._inventory.host(host)
+
+    async def cancel(self, task: Task) -> Task:
+        """Stop the evacuation that is `task`; it ends as cancelled, and the host takes VMs again."""
+        if task.source not in self._batches:
+            raise Busy(f"{task.source} is not being evacuated by this task any more")
+        await self._batches[task.source].stop()
+        return self._book.get(task.id)
+
+    def _go(self, host: str, mark: HostMaintenance) -> None:
+        self._batches[host] = Batch(self._moves, self._book, mark.task, mark.by)
+        self._running[host] = asyncio.create_task(self._run(host, mark), name=f"maintenance of {host}")
+
+    async def _run(self, host: str, mark: HostMaintenance) -> None:
+        batch = self._batches[host]
+        try:
+            remains = await self._evacuate(host, mark, batch)
+            await self._end(host, mark, batch, remains)
+        except KvmoveError as error:
+            await self._end(host, mark, batch, (Remaining(vm="", why=error.detail),))
+        finally:
+            del self._batches[host], self._running[host]
+
+    async def _evacuate(self, host: str, mark: HostMaintenance, batch: Batch) -> tuple[Remaining, ...]:
+        """Plan and move until nothing is left that can be moved; what others do meanwhile is seen by the next plan."""
+        await batch.adopt()
+        failed: dict[str, list[str]] = {}
+        while not batch.stopped:
+            request = MaintenanceRequest(move_disks=mark.move_disks, at_once=mark.at_once)
+            plan = await self.plan(host, request)
+            todo = [step for step in plan.steps if len(failed.get(step.vm, ())) < TRIES]
+            if not todo and self._somebody_arrives(host):
+                await asyncio.sleep(_ARRIVING_SECONDS)
+            elif not todo:
+                given_up = [Remaining(vm=step.vm, why=failed[step.vm][-1]) for step in plan.steps]
+                return (*given_up, *plan.remains)
+            else:
+                requests = [MoveRequest(vm=step.vm, host=step.destination) for step in todo]
+                for outcome in await self._round(mark.task, batch, requests, plan.at_once):
+                    if outcome.error is not None:
+                        failed.setdefault(outcome.request.vm, []).append(outcome.error.detail)
+        return ()
+
+    def _somebody_arrives(self, host: str) -> bool:
+        return any(vm.host == host and vm.state is VmState.INCOMING for vm in self._inventory.vms())
+
+    async def _round(self, task: str, batch: Batch, requests: list[MoveRequest], at_once: int) -> list[Outcome]:
+        total = _moved(batch) + len(requests)
+
+        async def tell(_: Outcome | None) -> None:
+            await self._book.change(task, vm_state=f"{_moved(batch)} of {total} VMs moved")
+
+        await tell(None)
+        return await batch.run(requests, at_once, tell)
+
+    async def _end(self, host: str, mark: HostMaintenance, batch: Batch, remains: tuple[Remaining, ...]) -> None:
+        moved = _moved(batch)
+        if batch.stopped:
+            await self._store.mark(host, None)
+            said: KvmoveError = Cancelled(
+                f"the evacuation of {host} was cancelled; {moved} VMs had moved and stay where they are",
+                hint=f"{host} takes VMs again",
+            )
+            await self._book.change(
+                mark.task, state=TaskState.CANCELLED, problem=said.problem(), ended=now(), vm_state=f"{moved} moved"
+            )
+            return
+        await self._store.mark(host, mark.model_copy(update={"state": MaintenanceState.ON, "remains": remains}))
+        if not remains:
+            await self._book.change(mark.task, state=TaskState.SUCCEEDED, ended=now(), vm_state=f"{moved} moved")
+            return
+        said = CheckFailed(
+            f"{len(remains)} remain on {host}: " + "; ".join(f"{it.vm or host}: {it.why}" for it in remains),
+            hint=f"{host} takes no VM meanwhile; mend this and enter again, or kvmove host maintenance exit {host}",
+            vm_state=f"{moved} moved, {len(remains)} remain on {host}",
+        )
+        await self._book.change(
+            mark.task, state=TaskState.FAILED, problem=said.problem(), ended=now(), vm_state=said.vm_state
+        )
+
+
+def _moved(batch: Batch) -> int:
+    return sum(1 for outcome in batch.outcomes if outcome.error is None)
