@@ -76,6 +76,9 @@ _WHAT_FAILED_ON_ONE_HOST = {
 
 def what_failed(task: Task) -> str:
     """What did not succeed, for the headline of an error."""
+    if task.kind != "move":
+        about = f" of {task.source}" if task.source else ""
+        return f"{task.kind}{about} {'was cancelled' if task.state is TaskState.CANCELLED else 'is not complete'}"
     table = _WHAT_FAILED if task.source != task.destination else _WHAT_FAILED_ON_ONE_HOST
     return table[task.state].format(vm=task.vm, source=task.source, destination=task.destination)
 

@@ -6,12 +6,14 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from kvmove.cli.host_joining import add_host, remove_host
+from kvmove.cli.maintenance import maintenance
 from kvmove.cli.network import render_network
 from kvmove.cli.options import Group, Options, pass_options
 from kvmove.cli.output import Cells, Printer, facts, table
 from kvmove.cli.rows import HOSTS, datastore_kind, host_words, link_speed
 from kvmove.cli.session import ask
 from kvmove.model.host import HostInfo, HostStatus
+from kvmove.model.load import HostLoad
 from kvmove.units import format_size
 
 
@@ -53,9 +55,14 @@ def check_network(options: Options, source: str, destination: str) -> None:
     Printer(options).item(found, f"{found.source} {found.destination}", lambda: render_network(found))
 
 
+host.add_command(maintenance)
+
+
 def _details(host: HostStatus) -> RenderableType:
     info = host.info
     head: dict[str, str | Text] = {"Name": host.name, "State": host_words(host), "Control": host.control}
+    if host.maintenance is not None:
+        head["Remains"] = "; ".join(f"{it.vm}: {it.why}" for it in host.maintenance.remains)
     return Stack(facts({**head, **_figures(info)}), *_tables(info)) if info else facts(head)
 
 
@@ -63,11 +70,19 @@ def _figures(info: HostInfo) -> Cells:
     return {
         "Data port": str(info.data_port),
         "Memory": f"{format_size(info.memory_free)} free of {format_size(info.memory_total)}",
+        "Load": _load(info.load) if info.load else "",
         "Accelerator": info.accelerator,
         "QEMU": info.qemu_version,
         "kvmove": info.version,
         "Bridges": ", ".join(info.bridges),
     }
+
+
+def _load(load: HostLoad) -> str:
+    busy = f"CPU {100 * load.cpu_used:.0f} % of {load.cpus}, memory {100 * load.memory_used / load.memory_total:.0f} %"
+    waits = {"CPU": load.cpu_pressure, "memory": load.memory_pressure, "I/O": load.io_pressure}
+    told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in waits.items() if share >= 0.01)
+    return f"{busy}; time that tasks wait for: {told}" if told else busy
 
 
 def _tables(info: HostInfo) -> list[RenderableType]:

@@ -17,6 +17,7 @@ from kvmove.cli.contexts import forget_context, use_context
 from kvmove.cli.lab_downtime import downtime
 from kvmove.cli.lab_matrix import matrix
 from kvmove.cli.lab_runs import compare, demo, soak
+from kvmove.cli.lab_scale import scale
 from kvmove.cli.options import Form, Group, Options, pass_options
 from kvmove.cli.output import Printer, facts, table
 from kvmove.cli.rows import link_speed
@@ -47,6 +48,7 @@ lab.add_command(soak)
 lab.add_command(compare)
 lab.add_command(downtime)
 lab.add_command(matrix)
+lab.add_command(scale)
 
 
 @lab.command("up")

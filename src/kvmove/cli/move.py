@@ -28,7 +28,7 @@ def move(options: Options, /, vm: str, host: str | None, dry_run: bool, no_wait:
     """Move the VM to HOST, memory and disks together; without HOST its disks alone, on its host.
 
     It goes on running meanwhile; one that is paused or off stays so. A disk on a datastore that both hosts share stays
-    there, unless told otherwise; if all do, memory alone moves.
+    there, unless told otherwise; if all do, memory alone moves. HOST may be auto: the best one.
     VM is a name, a UUID or the beginning of either. Ctrl-C leaves the move alone, which goes on; pressed twice it
     cancels. Whatever fails, the VM goes on where it was.
     """

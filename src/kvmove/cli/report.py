@@ -66,6 +66,8 @@ def _changes(report: MoveReport) -> list[RenderableType]:
 
 def outcome(task: Task) -> str:
     """How a task ended, in one sentence."""
+    if task.kind != "move":
+        return f"{task.kind}{f' of {task.source}' if task.source else ''}: {task.vm_state}."
     moved = f"{task.vm} moved from {task.source} to {task.destination}"
     if task.source == task.destination:
         moved = f"the disks of {task.vm} moved on {task.source}"

@@ -40,8 +40,16 @@ def local_time(rfc3339: str | None) -> str:
 
 
 def host_words(host: HostStatus) -> Text:
-    """`up`, or why not."""
-    return Text("up", style="green") if host.reachable else Text(f"no answer: {host.reason}", style="red")
+    """`up`, or why not; and whether it takes VMs."""
+    if host.powered_off:
+        return Text("powered off", style="dim")
+    mark = host.maintenance
+    words = "" if mark is None else ", entering maintenance" if mark.state == "entering" else ", in maintenance"
+    if mark is not None and mark.remains:
+        words += f" ({len(mark.remains)} remain)"
+    if not host.reachable:
+        return Text(f"no answer: {host.reason}{words}", style="red")
+    return Text(f"up{words}", style="yellow" if words else "green")
 
 
 def datastore_kind(store: DatastoreInfo) -> str:

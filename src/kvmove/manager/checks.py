@@ -57,7 +57,7 @@ class Checks:
 
         :raise NotFound: no such VM or host.
         """
-        await self._inventory.refresh()
+        await self._inventory.refresh_about(request.vm, request.host)
         if request.host is not None:
             self._inventory.host(request.host)
         return self._inventory.vm(request.vm)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from kvmove.errors import CheckFailed, KvmoveError, NotFound, Unreachable
 from kvmove.manager.agents import Agent, Connect
 from kvmove.manager.lookup import did_you_mean, find_vm, one_place_each
+from kvmove.manager.vm_index import VmIndex
 from kvmove.model.host import HostInfo, HostStatus
 from kvmove.model.move import HostRef
 from kvmove.model.placement import HostMaintenance
@@ -57,6 +58,7 @@ class Inventory:
         self._connect = connect
         self._hosts = {ref.name: _Seen(ref, connect(ref)) for ref in hosts}
         self._poll_seconds = poll_seconds
+        self._index = VmIndex()
         self.marks: Callable[[str], Marks] = lambda _name: Marks()
 
     async def run(self) -> None:
@@ -85,6 +87,16 @@ class Inventory:
                 seen.asking.cancel()
             await seen.agent.close()
 
+    async def refresh_about(self, vm: str, host: str | None) -> None:
+        """Ask the hosts that a move of `vm` to `host` is about; all hosts if the VM is not known by its whole name.
+        With a thousand hosts, asking all of them for each move would be what a move's start waits for."""
+        known = self._index.named(vm)
+        names = {status.host for status in known} | ({host} if host is not None else set())
+        if not known or any(name not in self._hosts for name in names):
+            await self.refresh()
+            return
+        await asyncio.gather(*(self._ask(self._hosts[name]) for name in names))
+
     async def refresh(self) -> None:
         """Ask all hosts that answered last time, or were never asked, once more; returns when they have answered."""
         ready = [seen for seen in self._hosts.values() if seen.reachable or seen.info is None]
@@ -109,6 +121,13 @@ class Inventory:
         """All VMs by name, each once; those on a host that does not answer are `unknown`."""
         return one_place_each(vm for seen in self._hosts.values() for vm in _vms(seen))
 
+    def _named(self, text: str) -> list[VmStatus]:
+        """The VMs that `text` names in full, each once, without a look at all the others."""
+        found = self._index.named(text)
+        uuids = {status.definition.uuid for status in found}
+        hosts = dict.fromkeys(status.host for status in found)
+        return one_place_each(vm for host in hosts for vm in _vms(self._hosts[host]) if vm.definition.uuid in uuids)
+
     def vm(self, text: str, *, exact: bool = False) -> VmStatus:
         """The VM that `text` names; see `lookup.find_vm`. A host that does not answer is named in the hint.
 
@@ -116,7 +135,7 @@ class Inventory:
         :raise InvalidInput: more than one is.
         """
         try:
-            return find_vm(self.vms(), text, exact=exact)
+            return find_vm(self._named(text) or self.vms(), text, exact=exact)
         except NotFound as error:
             silent = [name for name, seen in sorted(self._hosts.items()) if not seen.reachable]
             if not silent:
@@ -178,23 +197,23 @@ class Inventory:
     async def _ask(self, seen: _Seen) -> None:
         """One question at a time for each host; whoever comes meanwhile waits for the same answer."""
         if seen.asking is None or seen.asking.done():
-            seen.asking = asyncio.create_task(_question(seen), name=f"inventory {seen.ref.name}")
+            seen.asking = asyncio.create_task(self._question(seen), name=f"inventory {seen.ref.name}")
         await asyncio.shield(seen.asking)
 
-
-async def _question(seen: _Seen) -> None:
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            info, vms = await seen.agent.host(), await seen.agent.vms()
-    except TimeoutError:
-        reason = f"no answer within {ANSWER_SECONDS:.0f} s"
-    except KvmoveError as error:
-        reason = error.detail
-    else:
-        seen.info, seen.vms, reason = info, vms, ""
-    if reason != seen.reason:
-        _LOG.info("host %s %s", seen.ref.name, f"does not answer: {reason}" if reason else "answers")
-    seen.reason = reason
+    async def _question(self, seen: _Seen) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                info, vms = await seen.agent.host(), await seen.agent.vms()
+        except TimeoutError:
+            reason = f"no answer within {ANSWER_SECONDS:.0f} s"
+        except KvmoveError as error:
+            reason = error.detail
+        else:
+            self._index.put(seen.ref.name, seen.vms, vms)
+            seen.info, seen.vms, reason = info, vms, ""
+        if reason != seen.reason:
+            _LOG.info("host %s %s", seen.ref.name, f"does not answer: {reason}" if reason else "answers")
+        seen.reason = reason
 
 
 def _vms(seen: _Seen) -> Sequence[VmStatus]:

@@ -6,6 +6,7 @@ names what is close. Where a mistake would cost something (`exact`), a beginning
 
 import difflib
 from collections.abc import Iterable, Sequence
+from uuid import UUID
 
 from kvmove.errors import InvalidInput, NotFound
 from kvmove.model.vm import VmState, VmStatus
@@ -47,12 +48,12 @@ def one_place_each(seen: Iterable[VmStatus]) -> list[VmStatus]:
     The host that runs it counts, which is the one with the higher epoch; a destination that still waits for memory
     never does.
     """
-    best: dict[str, VmStatus] = {}
+    best: dict[UUID, VmStatus] = {}
     for vm in seen:
-        key = str(vm.definition.uuid)
+        key = vm.definition.uuid
         if key not in best or _weight(vm) > _weight(best[key]):
             best[key] = vm
-    return sorted(best.values(), key=lambda vm: (vm.definition.name, str(vm.definition.uuid)))
+    return sorted(best.values(), key=lambda vm: (vm.definition.name, vm.definition.uuid.int))
 
 
 def _weight(vm: VmStatus) -> tuple[bool, int, bool]:

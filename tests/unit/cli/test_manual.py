@@ -20,7 +20,9 @@ def page(name: str) -> str:
 
 
 def leaves(command: click.Command) -> list[click.Command]:
-    return list(command.commands.values()) if isinstance(command, click.Group) else [command]
+    if not isinstance(command, click.Group):
+        return [command]
+    return [leaf for inner in command.commands.values() for leaf in leaves(inner)]
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -65,7 +65,10 @@ def test_a_fault_of_the_registry_is_told_too(tmp_path: Path, settings: str, said
     ("change", "said"),
     [
         ('lisen = "x"\n', "lisen: unknown key, did you mean listen"),
-        ('colour = "red"\n', r"colour: unknown key \(known: admission, authority, certificate_days, host, listen, pki"),
+        (
+            'colour = "red"\n',
+            r"colour: unknown key \(known: admission, authority, balance, certificate_days, host, listen, pki",
+        ),
         ('listen = "here"\n', "'here' is not an address"),
         ("listen = 7440\n", "listen: Input should be a valid string"),
         ("listen = [\n", "is not valid TOML"),
