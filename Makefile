@@ -9,7 +9,7 @@ OUTPUT ?= table
 DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux gcc libc6-dev python3-venv etcd-server
 DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 
-.PHONY: full help setup packages guest demo test check unit integration faults soak compare downtime matrix clean
+.PHONY: full help setup packages guest demo test check unit integration faults soak compare downtime matrix scale clean
 
 help:
 	@echo "make demo      move a running VM between two hosts on this machine, and report what happened"
@@ -20,6 +20,7 @@ help:
 	@echo "make compare   kvmove beside libvirt on one lab"
 	@echo "make downtime  RUNS=$(RUNS) moves of each kind, and how long the guest stood still; a fresh disk moved each way"
 	@echo "make matrix    VMs moved in every way: kinds, images, disks, states; CASES=TEXT for some"
+	@echo "make scale     the manager with 10, 100 and 1,000 simulated hosts: planning, starting tasks, memory"
 	@echo "make setup     only what these need: packages, .venv, guest kernel"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -51,6 +52,9 @@ downtime: setup
 
 matrix: setup
 	@$(PY) -m kvmove lab matrix $(if $(CASES),--only "$(CASES)") --results build/results -o $(OUTPUT)
+
+scale: $(VENV)/.ready
+	@$(PY) -m kvmove lab scale --results build/results -o $(OUTPUT)
 
 test: setup check unit integration
 

@@ -119,7 +119,11 @@ class Inventory:
 
     def vms(self) -> list[VmStatus]:
         """All VMs by name, each once; those on a host that does not answer are `unknown`."""
-        return one_place_each(vm for seen in self._hosts.values() for vm in _vms(seen))
+        return one_place_each(vm for vms in self.reports() for vm in vms)
+
+    def reports(self) -> list[Sequence[VmStatus]]:
+        """What each host reported; a VM that moves is there twice. Quick, for those who sort it out in a thread."""
+        return [_vms(seen) for seen in self._hosts.values()]
 
     def _named(self, text: str) -> list[VmStatus]:
         """The VMs that `text` names in full, each once, without a look at all the others."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from kvmove.errors import CheckFailed, InvalidInput, NotFound
 from kvmove.manager.inventory import Inventory, Marks
+from kvmove.manager.lookup import one_place_each
 from kvmove.manager.placement_store import PlacementStore
 from kvmove.model.host import HostStatus
 from kvmove.model.vm import VmDefinition, VmState, VmStatus
@@ -29,13 +30,14 @@ class Snapshot(NamedTuple):
     """What is known at one moment."""
 
     hosts: tuple[HostStatus, ...]
-    vms: tuple[VmStatus, ...]
+    reports: tuple[Sequence[VmStatus], ...]
     rules: Rules
     resting: frozenset[UUID]
     closed: frozenset[str]
 
     def cluster(self, more_resting: frozenset[UUID] = frozenset()) -> Cluster:
-        return picture(self.hosts, self.vms, self.resting | more_resting, self.closed)
+        vms = one_place_each(vm for vms in self.reports for vm in vms)
+        return picture(self.hosts, vms, self.resting | more_resting, self.closed)
 
 
 class Placing:
@@ -112,7 +114,7 @@ class Placing:
         since = time.time() - self._rest_seconds
         return Snapshot(
             tuple(self._inventory.hosts()),
-            tuple(self._inventory.vms()),
+            tuple(self._inventory.reports()),
             Rules(kept.rules),
             frozenset(UUID(vm) for vm, at in kept.moved.items() if at > since),
             frozenset({*kept.maintenance, *kept.powered_off}),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kvmove.model.move import MoveKind
-from kvmove.placement.cluster import Cluster, Guest, Host
+from kvmove.placement.cluster import Cluster, Guest, Host, demand_of
 from kvmove.placement.cost import move_cost
 from kvmove.placement.fit import obstacle
 from kvmove.placement.rules import Rules
@@ -49,16 +49,16 @@ def choices(
     return found, against
 
 
-def peak_with(host: Host, unit: Sequence[Guest], sign: int = 1) -> float:
-    """How busy the host would be with these VMs, or (`sign` -1) without them."""
-    cores = host.cores_used + sign * sum(guest.cpu for guest in unit)
-    return max(host.shares(cores, host.memory_used + sign * sum(guest.memory for guest in unit)))
+def peak_with(host: Host, demand: tuple[float, int], sign: int = 1) -> float:
+    """How busy the host would be with VMs of this demand, or (`sign` -1) without them."""
+    cores, memory = demand
+    return max(host.shares(host.cores_used + sign * cores, host.memory_used + sign * memory))
 
 
 def _choice(unit: Sequence[Guest], source: Host, host: Host, rules: Rules) -> Choice:
     kinds = {move_cost(guest, source, host)[0] for guest in unit}
     kind = MoveKind.UNIFIED if MoveKind.UNIFIED in kinds else MoveKind.HOST
-    return Choice(host, peak_with(host, unit), kind, rules.prefers(unit, host))
+    return Choice(host, peak_with(host, demand_of(unit)), kind, rules.prefers(unit, host))
 
 
 def nothing_fits(against: dict[str, str], limit: int = 4) -> str:

@@ -62,6 +62,9 @@ class Host:
     cores_used: float = 0.0
     memory_used: int = 0
     memory_free: int = 0
+    cpu: float = 0.0
+    memory: float = 0.0
+    peak: float = 0.0
     guests: dict[UUID, Guest] = field(default_factory=dict)
 
     @property
@@ -73,20 +76,16 @@ class Host:
         has."""
         return cores / self.load.cpus, memory / self.load.memory_total * (1 + self.load.memory_pressure)
 
-    @property
-    def cpu(self) -> float:
-        """Share of its cores that is wanted."""
-        return self.shares(self.cores_used, 0)[0]
+    def count(self) -> None:
+        """Work out the shares anew: `cpu` and `memory` as they are wanted, `peak` of whatever it has least of."""
+        self.cpu, self.memory = self.shares(self.cores_used, self.memory_used)
+        self.peak = max(self.cpu, self.memory)
 
-    @property
-    def memory(self) -> float:
-        """Share of its memory that is promised, or used by itself."""
-        return self.shares(0.0, self.memory_used)[1]
 
-    @property
-    def peak(self) -> float:
-        """The share of whatever it has least of."""
-        return max(self.cpu, self.memory)
+def demand_of(guests: Iterable[Guest]) -> tuple[float, int]:
+    """What they want together: cores and bytes."""
+    there = tuple(guests)
+    return sum(guest.cpu for guest in there), sum(guest.memory for guest in there)
 
 
 class Cluster:
@@ -99,6 +98,11 @@ class Cluster:
         self.resting = resting
         self._sums = [0.0, 0.0, 0.0, 0.0]
         self._counted = 0
+        self._neighbours: dict[str, tuple[Host, ...]] = {}
+        self._at: dict[UUID, list[Host]] = {}
+        for host in self.hosts.values():
+            for store in host.store_ids if host.open else ():
+                self._at.setdefault(store, []).append(host)
         for host in self.hosts.values():
             self._count(host, 1)
 
@@ -107,15 +111,22 @@ class Cluster:
         """The spread of CPU and of memory over the open hosts, as one figure: 0 when all are equally busy."""
         return _spread(self._sums, self._counted)
 
-    def imbalance_after(self, guests: Sequence[Guest], source: Host, to: Host) -> float:
-        """What it would be with these VMs on `to` instead of on `source`."""
+    def imbalance_after(self, demand: tuple[float, int], source: Host, to: Host) -> float:
+        """What it would be with VMs of this demand (cores, bytes) on `to` instead of on `source`."""
         sums, counted = list(self._sums), self._counted
-        cores, memory = sum(guest.cpu for guest in guests), sum(guest.memory for guest in guests)
+        cores, memory = demand
         for host, sign in ((source, -1), (to, 1)):
             if host.open:
                 _add(sums, host.cpu, host.memory, -1)
                 _add(sums, *host.shares(host.cores_used + sign * cores, host.memory_used + sign * memory), 1)
         return _spread(sums, counted)
+
+    def neighbours(self, host: Host) -> tuple[Host, ...]:
+        """The open hosts that reach a datastore of this one, without itself."""
+        if host.name not in self._neighbours:
+            found = {other.name: other for store in host.store_ids for other in self._at.get(store, ())}
+            self._neighbours[host.name] = tuple(other for other in found.values() if other is not host)
+        return self._neighbours[host.name]
 
     def host_of(self, guest: Guest) -> Host:
         return self.hosts[self.place[guest.uuid]]
@@ -133,6 +144,7 @@ class Cluster:
                 host.cores_used += sign * guest.cpu
                 host.memory_used += sign * guest.memory
                 host.memory_free -= sign * guest.memory
+                host.count()
                 self._count(host, 1)
 
     def _count(self, host: Host, sign: int) -> None:
@@ -209,3 +221,4 @@ def _sum_up(host: Host) -> None:
     host.memory_used = own_memory + sum(guest.memory for guest in host.guests.values())
     untouched = sum(max(guest.memory - guest.sent, 0) for guest in host.guests.values() if guest.memory)
     host.memory_free = max(min(host.memory_free - untouched, host.load.memory_total - host.memory_used), 0)
+    host.count()

@@ -11,25 +11,26 @@ smallest. A step is taken only if all of this is so:
 Invariants: applying a plan's moves never makes the imbalance larger, and mends every rule that can be mended; a VM is
 moved once in a plan. The plan of a picture after that plan, its VMs resting, is empty: nothing goes to and fro.
 
-Search is bounded (`HOT`, `COLD`): a step looks at a few hosts on either end, so a plan's time grows with its moves.
+Search is bounded: a step looks at one busy host and a few that are least busy (`COLD`), so a plan's time grows with its
+moves and not with the square of the hosts. A host that had nothing to give is passed over until nothing else is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from heapq import nlargest, nsmallest
+from heapq import nsmallest
+from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
 from kvmove.model.placement import BalancePlan, Cause, Recommendation, Rule, RuleKind
 from kvmove.placement.choose import choices, nothing_fits, peak_with
-from kvmove.placement.cluster import Cluster, Guest, Host
-from kvmove.placement.cost import move_cost, risk_words
+from kvmove.placement.cluster import Cluster, Guest, Host, demand_of
+from kvmove.placement.cost import move_cost, move_points, risk_words
 from kvmove.placement.fit import obstacle
 from kvmove.placement.identity import identity
 from kvmove.placement.rules import Rules
 
-HOT = 6
 COLD = 12
 
 
@@ -57,11 +58,9 @@ def balance(cluster: Cluster, rules: Rules, tuning: Tuning) -> BalancePlan:
     """What to move, in order. The picture is afterwards as the plan would make it."""
     before = cluster.imbalance
     moved = set(cluster.resting)
-    mended: set[UUID] = set()
     found: list[Recommendation] = []
     while True:  # a move that balances may make room for one that a rule asks for, and the other way round
-        mends, notes = _mend(cluster, rules, tuning, mended)
-        moved |= mended
+        mends, notes = _mend(cluster, rules, tuning, moved)
         steps = list(_even_out(cluster, rules, tuning, moved, notes))
         found += [*mends, *steps]
         if not steps:
@@ -77,8 +76,12 @@ def balance(cluster: Cluster, rules: Rules, tuning: Tuning) -> BalancePlan:
 def _even_out(
     cluster: Cluster, rules: Rules, tuning: Tuning, moved: set[UUID], notes: list[str]
 ) -> Iterator[Recommendation]:
+    stuck: set[str] = set()
     while cluster.imbalance > tuning.threshold or any(host.peak > tuning.hot for host in _open(cluster)):
-        step = _best_step(cluster, rules, tuning, moved)
+        step = _best_step(cluster, rules, tuning, moved, stuck)
+        if step is None and stuck:
+            stuck.clear()  # what has moved since may have made one of them able to give
+            step = _best_step(cluster, rules, tuning, moved, stuck)
         if step is None:
             notes.append(_stuck(cluster, tuning))
             return
@@ -91,22 +94,41 @@ def _open(cluster: Cluster) -> Iterator[Host]:
     return (host for host in cluster.hosts.values() if host.open)
 
 
-def _best_step(cluster: Cluster, rules: Rules, tuning: Tuning, moved: set[UUID]) -> _Step | None:
-    hosts = list(_open(cluster))
-    cold = nsmallest(COLD, hosts, key=lambda host: (host.peak, host.name))
-    for source in nlargest(HOT, hosts, key=lambda host: (host.peak, host.name)):
+def _best_step(cluster: Cluster, rules: Rules, tuning: Tuning, moved: set[UUID], stuck: set[str]) -> _Step | None:
+    """The best step of the busiest host that has one; hosts that have none are put among the `stuck`."""
+    hosts = sorted(_open(cluster), key=attrgetter("peak"), reverse=True)
+    least = hosts[-1].peak if hosts else 0.0
+    for source in hosts:
+        if source.peak - least <= tuning.margin:
+            break  # the busier of two hosts cannot get less busy by more than what lies between them
+        if source.name in stuck:
+            continue
+        cold = _cold(source, cluster, tuning)
         steps = [
             step
             for unit in _units(source, cluster, rules, moved)
-            for to in cold
-            if to is not source and (step := _step(cluster, unit, source, to, tuning)) is not None
+            for step in _steps(cluster, unit, source, cold, tuning)
         ]
         for step in sorted(steps, key=lambda it: (it.imbalance, it.points, it.unit[0].name, it.to.name)):
             if rules.prefers(step.unit, step.to) and not obstacle(
                 step.unit, step.to, cluster, rules, move_disks=tuning.move_disks
             ):
                 return step
+        stuck.add(source.name)
     return None
+
+
+def _cold(source: Host, cluster: Cluster, tuning: Tuning) -> list[Host]:
+    """The least busy hosts that may take something from this one: of those that reach a datastore of it, and of all if
+    disks may move or a VM has none."""
+    near = nsmallest(COLD, cluster.neighbours(source), key=_busy)
+    if tuning.move_disks or any(not guest.status.definition.disks for guest in source.guests.values()):
+        near += nsmallest(COLD, (host for host in _open(cluster) if host is not source), key=_busy)
+    return list(dict.fromkeys(near))
+
+
+def _busy(host: Host) -> tuple[float, str]:
+    return host.peak, host.name
 
 
 def _units(source: Host, cluster: Cluster, rules: Rules, moved: set[UUID]) -> Iterator[Sequence[Guest]]:
@@ -121,18 +143,23 @@ def _units(source: Host, cluster: Cluster, rules: Rules, moved: set[UUID]) -> It
             yield unit
 
 
-def _step(cluster: Cluster, unit: Sequence[Guest], source: Host, to: Host, tuning: Tuning) -> _Step | None:
-    """The step, if it is worth it. What is cheap to tell comes first: this is asked most."""
-    before = max(source.peak, to.peak)
-    after = max(peak_with(source, unit, -1), peak_with(to, unit))
-    if before - after <= tuning.margin:
-        return None
-    points = sum(move_cost(guest, source, to)[1].points for guest in unit)
-    if 100 * (before - after) <= 100 * tuning.margin + points:
-        return None
-    was = cluster.imbalance
-    imbalance = cluster.imbalance_after(unit, source, to)
-    return _Step(imbalance, points, unit, source, to, before, after) if imbalance < was - 1e-9 else None
+def _steps(
+    cluster: Cluster, unit: Sequence[Guest], source: Host, cold: Sequence[Host], tuning: Tuning
+) -> Iterator[_Step]:
+    """The steps with these VMs that are worth it. What is cheap to tell comes first: this is asked most."""
+    demand = demand_of(unit)
+    left = peak_with(source, demand, -1)
+    for to in cold:
+        after = max(left, peak_with(to, demand))
+        gain = source.peak - after
+        if gain <= tuning.margin:
+            continue
+        points = sum(move_points(guest, source, to) for guest in unit)
+        if 100 * gain <= 100 * tuning.margin + points:
+            continue
+        imbalance = cluster.imbalance_after(demand, source, to)
+        if imbalance < cluster.imbalance - 1e-9:
+            yield _Step(imbalance, points, unit, source, to, source.peak, after)
 
 
 def _recommend(step: _Step) -> Iterator[Recommendation]:
@@ -166,9 +193,9 @@ def _move(guest: Guest, source: Host, to: Host, cause: Cause, reason: str) -> Re
     )
 
 
-def _mend(cluster: Cluster, rules: Rules, tuning: Tuning, mended: set[UUID]) -> tuple[list[Recommendation], list[str]]:
-    """Moves that make broken rules hold, and which rules cannot be mended. A VM that rests moves for a rule too, but
-    one that was `mended` does not again."""
+def _mend(cluster: Cluster, rules: Rules, tuning: Tuning, moved: set[UUID]) -> tuple[list[Recommendation], list[str]]:
+    """Moves that make broken rules hold, and which rules cannot be mended. A VM that was moved lately rests from this
+    too: two rules that contradict each other would send it to and fro."""
     found: list[Recommendation] = []
     notes: list[str] = []
     for rule in rules.all:
@@ -180,14 +207,14 @@ def _mend(cluster: Cluster, rules: Rules, tuning: Tuning, mended: set[UUID]) -> 
             chosen, against = choices(unit, cluster, rules, move_disks=tuning.move_disks)
             if rule.kind is RuleKind.SHOULD:
                 chosen = [choice for choice in chosen if choice.preferred]
-            free = all(one.movable and one.uuid not in mended for one in unit)
+            free = all(one.movable and one.uuid not in moved for one in unit)
             if not chosen or not free:
-                why = nothing_fits(against) if not chosen else "it cannot move as it is"
+                why = nothing_fits(against) if not chosen else "it was moved lately, or cannot move as it is"
                 notes.append(f"rule {rule.name} does not hold: {guest.name} is on {source.name}, and {why}")
                 continue
             found += [_move(one, source, chosen[0].host, Cause.RULE, _rule_words(rule, guest, source)) for one in unit]
             cluster.move(unit, chosen[0].host)
-            mended.update(one.uuid for one in unit)
+            moved.update(one.uuid for one in unit)
     return found, notes
 
 

@@ -43,11 +43,22 @@ def move_cost(guest: Guest, source: Host, destination: Host) -> tuple[MoveKind, 
     return kind, cost_of(sent, min(source.speed, destination.speed), kind)
 
 
+def move_points(guest: Guest, source: Host, destination: Host) -> float:
+    """The points of `move_cost` alone, unrounded: balancing asks for them for each of many candidates."""
+    disks = local_disks(guest, source, destination)
+    sent = guest.sent * MEMORY_AGAIN + sum(disk.size for disk in disks)
+    return _points(FIXED_SECONDS + sent / min(source.speed, destination.speed), unified=bool(disks))
+
+
 def cost_of(sent: int, speed: int, kind: MoveKind) -> Cost:
     """`sent` bytes at `speed` bytes/s."""
     seconds = FIXED_SECONDS + sent / speed
-    factor = UNIFIED_FACTOR if kind is MoveKind.UNIFIED else 1.0
-    return Cost(bytes=sent, seconds=round(seconds, 1), points=round(100 * factor * seconds / WORTH_SECONDS, 2))
+    points = _points(seconds, unified=kind is MoveKind.UNIFIED)
+    return Cost(bytes=sent, seconds=round(seconds, 1), points=round(points, 2))
+
+
+def _points(seconds: float, *, unified: bool) -> float:
+    return 100 * (UNIFIED_FACTOR if unified else 1.0) * seconds / WORTH_SECONDS
 
 
 def risk_words(kind: MoveKind, cost: Cost) -> str:

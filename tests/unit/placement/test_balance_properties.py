@@ -81,7 +81,7 @@ def broken(scene: Scene) -> set[tuple[str, str]]:
     return {(rule.name, guest.name) for rule in scene.rules for guest in rules.misplaced(rule, cluster)}
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(scenes(with_rules=False))
 def test_the_imbalance_never_grows_and_ends_as_the_plan_says(scene: Scene) -> None:
     before = scene.cluster()
@@ -93,14 +93,14 @@ def test_the_imbalance_never_grows_and_ends_as_the_plan_says(scene: Scene) -> No
         assert after.imbalance < before.imbalance
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(scenes())
 def test_a_second_plan_right_after_is_empty(scene: Scene) -> None:
     moves = planned(scene)
     assert planned(scene.after(moves), frozenset(name for name, _ in moves)) == []
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(scenes())
 def test_no_rule_that_holds_is_broken(scene: Scene) -> None:
     rules_of = {rule.name: rule for rule in scene.rules}
@@ -109,7 +109,7 @@ def test_no_rule_that_holds_is_broken(scene: Scene) -> None:
     assert {name for name in after - before if rules_of[name].kind is not RuleKind.SHOULD} == set()
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(scenes())
 def test_no_host_is_over_its_memory_at_any_step(scene: Scene) -> None:
     moves = planned(scene)
@@ -118,7 +118,7 @@ def test_no_host_is_over_its_memory_at_any_step(scene: Scene) -> None:
             assert one.memory_used <= one.load.memory_total * FULL
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(scenes())
 def test_disks_move_only_where_they_may_and_a_vm_moves_once_for_balance(scene: Scene) -> None:
     plan = balance(scene.cluster(), Rules(scene.rules), scene.tuning)
