@@ -45,8 +45,13 @@ def choices(
             against[host.name] = said
         else:
             found.append(_choice(unit, source, host, rules))
-    found.sort(key=lambda it: (not it.preferred, it.kind is MoveKind.UNIFIED, round(it.peak, 4), it.host.name))
+    found.sort(key=_rank)
     return found, against
+
+
+def _rank(it: Choice) -> tuple[bool, bool, float, int, str]:
+    """To the hundredth, so that the noise of a measurement does not make another plan of the one just shown."""
+    return not it.preferred, it.kind is MoveKind.UNIFIED, round(it.peak, 2), len(it.host.guests), it.host.name
 
 
 def peak_with(host: Host, demand: tuple[float, int], sign: int = 1) -> float:

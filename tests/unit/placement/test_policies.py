@@ -130,3 +130,11 @@ def test_only_what_lasts_without_a_break_has_lasted() -> None:
     assert hold.lasting(70) == 60
     assert hold.seen(False, 80).seen(True, 90).lasting(100) == 10
     assert Hold().lasting(5) is None
+
+
+def test_balancing_brings_no_vms_together_that_are_to_be_apart() -> None:
+    other = vm("other", "h2")
+    hosts, vms = [host("h1", [(A, 2), (B, 2)]), host("h2", [(other, 0)])], [A, B, other]
+    rule = Rule(name="spread", kind=RuleKind.APART, vms=("a", "other"))
+    assert [it.vm for it in balance(picture(hosts, vms), Rules(), Tuning()).recommendations] == ["a"]
+    assert [it.vm for it in balance(picture(hosts, vms), Rules([rule]), Tuning()).recommendations] == ["b"]
