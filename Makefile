@@ -9,7 +9,8 @@ OUTPUT ?= table
 DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux gcc libc6-dev python3-venv etcd-server
 DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 
-.PHONY: full help setup packages guest demo test check unit integration faults soak compare downtime matrix scale clean
+.PHONY: full help setup packages guest demo test check unit integration faults soak compare downtime matrix scale \
+        forecast man clean
 
 help:
 	@echo "make demo      move a running VM between two hosts on this machine, and report what happened"
@@ -21,6 +22,7 @@ help:
 	@echo "make downtime  RUNS=$(RUNS) moves of each kind, and how long the guest stood still; a fresh disk moved each way"
 	@echo "make matrix    VMs moved in every way: kinds, images, disks, states; CASES=TEXT for some"
 	@echo "make scale     the manager with 10, 100 and 1,000 simulated hosts: planning, starting tasks, memory"
+	@echo "make forecast  20 moves of different guests, each forecast first, and how good the forecasts were"
 	@echo "make setup     only what these need: packages, .venv, guest kernel"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -55,6 +57,9 @@ matrix: setup
 
 scale: $(VENV)/.ready
 	@$(PY) -m kvmove lab scale --results build/results -o $(OUTPUT)
+
+forecast: setup
+	@$(PY) -m kvmove lab forecast --results build/results -o $(OUTPUT)
 
 test: setup check unit integration
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from uuid import UUID
 
 from kvmove.errors import KvmoveError, NotFound, Unreachable
+from kvmove.model.forecast import DiskSample, GuestSample, StorageSample, WireSample
 from kvmove.model.host import HostInfo
 from kvmove.model.image import DiskImage
 from kvmove.model.log import LogLine
@@ -23,6 +24,7 @@ from kvmove.model.probe import (
 )
 from kvmove.model.terms import TermsOrder, Word
 from kvmove.model.vm import VmDefinition, VmState, VmStatus
+from kvmove.units import MIB
 from tests.support import samples
 
 
@@ -52,6 +54,10 @@ class FakeAgent:
         self._listening: tuple[str, ...] = ()
         self.asked = 0
         self.logs: dict[str, list[LogLine]] = {}
+        self.guest_sample = GuestSample(memory_used=256 * MIB, dirty_rate=MIB, write_rate=MIB, writes=10.0)
+        self.wire_sample = WireSample(rates={"mig0": 100 * MIB})
+        self.storage_sample = StorageSample(disks={"root": DiskSample(rate=400 * MIB)})
+        self.tries: list[str] = []
         self._changed = asyncio.Event()
 
     def tell(self, status: MoveStatus) -> None:
@@ -178,6 +184,25 @@ class FakeAgent:
         await self._answer()
         self.orders.append((move_id, order))
         return await self.move(move_id)
+
+    async def sample_guest(self, plan: MovePlan, ticket: str) -> GuestSample:
+        await self._answer()
+        self.tries.append("guest")
+        return self.guest_sample
+
+    async def expect_sample(self, plan: MovePlan, ticket: str) -> None:
+        await self._answer()
+        self.tries.append("expect")
+
+    async def sample_wire(self, plan: MovePlan, ticket: str) -> WireSample:
+        await self._answer()
+        self.tries.append("wire")
+        return self.wire_sample
+
+    async def sample_storage(self, plan: MovePlan, ticket: str) -> StorageSample:
+        await self._answer()
+        self.tries.append("storage")
+        return self.storage_sample
 
     async def close(self) -> None:
         """Nothing is open."""

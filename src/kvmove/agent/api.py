@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from kvmove.agent.moves import Moves
 from kvmove.agent.probes import Probes
+from kvmove.agent.samples import Samples
 from kvmove.agent.vms import VmManager
 from kvmove.errors import InvalidInput, KvmoveError, NotFound
 from kvmove.model.host import HostInfo
@@ -55,12 +56,14 @@ class AgentApi:
         host_info: Callable[[], Awaitable[HostInfo]],
         kept: MoveLog,
         probes: Probes,
+        samples: Samples,
     ) -> None:
         self._kept = kept
         self._vms = vms
         self._moves = moves
         self._host_info = host_info
         self._probes = probes
+        self._samples = samples
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
@@ -81,6 +84,7 @@ class AgentApi:
                 web.get("/v1/moves/{id}/log", self._move_log),
                 web.post("/v1/moves/{id}/{verb:pause|resume|switchover}", self._say),
                 web.post("/v1/moves/{id}/terms", self._change_terms),
+                web.post("/v1/samples/{what:guest|expect|wire|storage}", self._sample),
                 web.post("/v1/incoming", self._expect),
                 web.get("/v1/incoming/{id}", self._incoming),
                 web.post("/v1/incoming/{id}/bring", self._bring),
@@ -186,6 +190,19 @@ class AgentApi:
             await response.write(status.model_dump_json().encode() + b"\n")
         await response.write_eof()
         return response
+
+    async def _sample(self, request: web.Request) -> web.StreamResponse:
+        """For a forecast; nothing is begun by it."""
+        _from_manager(request)
+        asked, what = await _parse(request, PlanAndTicket), request.match_info["what"]
+        if what == "expect":
+            self._samples.expect(asked.plan, asked.ticket)
+            return _answer({}, status=202)
+        if what == "wire":
+            return _answer(await self._samples.wire(asked.plan, asked.ticket))
+        if what == "storage":
+            return _answer(await self._samples.storage(asked.plan))
+        return _answer(await self._samples.guest(asked.plan))
 
     # Moves in.
 

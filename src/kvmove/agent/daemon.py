@@ -27,6 +27,7 @@ from kvmove.agent.known_datastores import open_datastores
 from kvmove.agent.launcher import Launcher
 from kvmove.agent.moves import Moves
 from kvmove.agent.probes import Probes
+from kvmove.agent.samples import Samples
 from kvmove.agent.vm_store import VmStore
 from kvmove.agent.vms import VmManager
 from kvmove.client.renewal import Renewal
@@ -102,7 +103,8 @@ async def _serve(config: AgentConfig) -> None:
         stack.push_async_callback(vms.close)
         listener = _data_listener(config)
         stack.callback(listener.close)
-        moves = Moves(_parts(config, vms, datastores, registry, listener))
+        parts = _parts(config, vms, datastores, registry, listener)
+        moves = Moves(parts)
         await vms.recover()
         moves.recover()
         stack.push_async_callback(moves.close)
@@ -116,7 +118,7 @@ async def _serve(config: AgentConfig) -> None:
             async with measuring:
                 return info.model_copy(update={"load": await asyncio.to_thread(meter.measure, info.datastores)})
 
-        await _open_door(config, AgentApi(vms, moves, host_info, kept, probes), stack)
+        await _open_door(config, AgentApi(vms, moves, host_info, kept, probes, Samples(parts)), stack)
         house = asyncio.create_task(moves.keep_house(), name="housekeeping")
         stack.callback(house.cancel)
         await _renew_certificates(config, stack)

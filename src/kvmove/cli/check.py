@@ -54,7 +54,7 @@ def check_one(options: Options, request: MoveRequest) -> int:
     """Check one move; gives the exit code."""
     printer = Printer(options)
     try:
-        checked = ask(options, lambda manager: manager.check_move(request))
+        checked = ask(options, lambda manager: manager.check_move(request, forecast=True))
     except CheckFailed as error:
         found = findings_of(error)
         if not found:

@@ -15,6 +15,7 @@ from rich.console import RenderableType
 
 from kvmove.cli.contexts import forget_context, use_context
 from kvmove.cli.lab_downtime import downtime
+from kvmove.cli.lab_forecast import forecast
 from kvmove.cli.lab_matrix import matrix
 from kvmove.cli.lab_runs import compare, demo, soak
 from kvmove.cli.lab_scale import scale
@@ -47,6 +48,7 @@ lab.add_command(demo)
 lab.add_command(soak)
 lab.add_command(compare)
 lab.add_command(downtime)
+lab.add_command(forecast)
 lab.add_command(matrix)
 lab.add_command(scale)
 

@@ -41,7 +41,7 @@ def move(options: Options, /, vm: str, host: str | None, dry_run: bool, no_wait:
 
 async def _move(manager: ManagerClient, request: MoveRequest, printer: Printer, *, wait: bool) -> int:
     if printer.options.output is Form.TABLE and not printer.options.quiet:
-        printer.aside(render_check(await manager.check_move(request)))
+        printer.aside(render_check(await manager.check_move(request, forecast=wait)))
     task = await _start(manager, request)
     if not wait:
         printer.item(task, task.id, lambda: f"{started_words(task)}. Watch it: kvmove task watch {task.id}")

@@ -4,6 +4,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from kvmove.cli.findings import render_findings
+from kvmove.cli.forecast import render_forecast
 from kvmove.cli.output import facts, table
 from kvmove.cli.rows import link_speed
 from kvmove.model.move import DiskPlacement, MoveCheck, MoveKind, MovePlan
@@ -13,8 +14,9 @@ from kvmove.units import format_rate, format_size
 
 
 def render_check(checked: MoveCheck) -> RenderableType:
-    """What the move would do, and what to know before."""
-    return Group(render_plan(checked.plan), *render_findings(checked.findings), Text())
+    """What the move would do, what it is expected to take, and what to know before."""
+    forecast = render_forecast(checked.forecast, checked.plan)
+    return Group(render_plan(checked.plan), *forecast, *render_findings(checked.findings), Text())
 
 
 KINDS = {

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kvmove.cli.forecast import span
 from kvmove.cli.output import printable
 from kvmove.cli.shown import LINE, Shown, disk_words, follow, memory_words
 from kvmove.model.move import MoveProgress, NicProgress, Phase
@@ -102,8 +103,15 @@ def summary(progress: MoveProgress, percent: float) -> str:
     if progress.bytes_total:
         words.append(f"{format_size(progress.bytes_done)} of {format_size(progress.bytes_total)}")
     if progress.eta_seconds is not None and under_way:
-        words.append(f"about {format_duration(progress.eta_seconds)} left")
+        words.append(f"about {_to_go(progress)} left")
     return "  ".join(words)
+
+
+def _to_go(progress: MoveProgress) -> str:
+    """A band where one is known: an older agent tells none."""
+    if progress.eta_low is None or progress.eta_high is None:
+        return format_duration(progress.eta_seconds or 0.0)
+    return span(progress.eta_low, progress.eta_high)
 
 
 def phase_name(phase: Phase) -> str:

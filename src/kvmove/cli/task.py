@@ -14,6 +14,7 @@ from kvmove.cli.ending import (
     what_failed,
 )
 from kvmove.cli.failure import failure_block
+from kvmove.cli.forecast import against_real
 from kvmove.cli.options import Form, Group, Options, pass_options
 from kvmove.cli.output import Printer, facts
 from kvmove.cli.progress import plain_line, queue_words
@@ -157,6 +158,7 @@ def _details(found: Task) -> RenderableType:
             "Priority": found.priority if found.priority is not Priority.NORMAL else "",
             "Started": local_time(found.started),
             "Ended": local_time(found.ended),
+            "Forecast": against_real(found),
         }
     )
     if found.state is TaskState.QUEUED:

@@ -14,6 +14,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from kvmove.client.http import HttpClient, segment
+from kvmove.model.forecast import GuestSample, StorageSample, WireSample
 from kvmove.model.host import HostInfo
 from kvmove.model.image import Bases, DiskImage
 from kvmove.model.log import LogLine
@@ -48,6 +49,9 @@ _QEMU = TypeAdapter(QemuFacts)
 _HERE = TypeAdapter(HereFacts)
 _SENT = TypeAdapter(SendResult)
 _HEARD = TypeAdapter(HeardResult)
+_GUEST = TypeAdapter(GuestSample)
+_WIRE = TypeAdapter(WireSample)
+_STORAGE = TypeAdapter(StorageSample)
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
@@ -130,6 +134,22 @@ class AgentClient:
     async def start_move(self, plan: MovePlan, ticket: str) -> MoveStatus:
         """The manager tells the source to start a move."""
         return await self._http.ask(_MOVE, "POST", "/v1/moves", {"plan": plan, "ticket": ticket})
+
+    async def sample_guest(self, plan: MovePlan, ticket: str) -> GuestSample:
+        """For a forecast: how busy the VM's guest is. Takes the source about a second."""
+        return await self._http.ask(_GUEST, "POST", "/v1/samples/guest", {"plan": plan, "ticket": ticket})
+
+    async def expect_sample(self, plan: MovePlan, ticket: str) -> None:
+        """The manager tells the destination to expect `sample_wire` of the source."""
+        await self._http.ask(_ANYTHING, "POST", "/v1/samples/expect", {"plan": plan, "ticket": ticket})
+
+    async def sample_wire(self, plan: MovePlan, ticket: str) -> WireSample:
+        """For a forecast: what the plan's NICs carry from the source to the destination."""
+        return await self._http.ask(_WIRE, "POST", "/v1/samples/wire", {"plan": plan, "ticket": ticket})
+
+    async def sample_storage(self, plan: MovePlan, ticket: str) -> StorageSample:
+        """For a forecast: how fast the new places of the disks take data from this host."""
+        return await self._http.ask(_STORAGE, "POST", "/v1/samples/storage", {"plan": plan, "ticket": ticket})
 
     async def moves(self) -> list[MoveStatus]:
         return await self._http.ask(_MOVES, "GET", "/v1/moves")

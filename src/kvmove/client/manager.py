@@ -147,12 +147,14 @@ class ManagerClient:
         """Delete a VM that is off, and its disks. `vm` is the whole name or UUID."""
         await self._http.ask(_NOTHING, "DELETE", f"{PREFIX}/vms/{segment(vm)}", timeout=_CHANGE_TIMEOUT)
 
-    async def check_move(self, request: MoveRequest) -> MoveCheck:
-        """What a move would do; changes nothing.
+    async def check_move(self, request: MoveRequest, *, forecast: bool = False) -> MoveCheck:
+        """What a move would do; changes nothing. A `forecast` takes some seconds, and the task of a start of the same
+        request keeps it.
 
         :raise CheckFailed: something blocks it; `checks` has all that was found.
         """
-        return await self._http.ask(_CHECK, "POST", f"{PREFIX}/moves:check", request, timeout=_CHECK_TIMEOUT)
+        query = "?forecast=true" if forecast else ""
+        return await self._http.ask(_CHECK, "POST", f"{PREFIX}/moves:check{query}", request, timeout=_CHECK_TIMEOUT)
 
     async def rank_hosts(self, request: MoveRequest) -> MoveRanking:
         """Where the VM could go, best first; `request` names no host. Changes nothing."""

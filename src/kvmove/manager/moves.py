@@ -24,6 +24,7 @@ from uuid import UUID
 from kvmove.errors import Busy, Cancelled, InvalidInput, KvmoveError, MoveFailed, NotFound, Unreachable
 from kvmove.manager.checks import Checks
 from kvmove.manager.follow import Follower, now
+from kvmove.manager.forecasts import Forecasts
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_log import MANAGER, TaskLogs
@@ -66,6 +67,7 @@ class Moves:
         self.checks = Checks(inventory, registry)
         self._book = book
         self._follower = follower
+        self._forecasts = Forecasts(inventory, book)
         self._turns = turns or Turns(book, inventory)
         self._logs = TaskLogs(inventory, book, kept or MoveLog(MANAGER))
         self._starting: set[UUID] = set()
@@ -89,8 +91,9 @@ class Moves:
             work.cancel()
         await asyncio.gather(*working, return_exceptions=True)
 
-    async def check(self, request: MoveRequest) -> MoveCheck:
-        """What the move would do, and what to know before; nothing is changed.
+    async def check(self, request: MoveRequest, *, forecast: bool = False) -> MoveCheck:
+        """What the move would do, and what to know before; nothing is changed. With `forecast` the hosts are sampled,
+        which takes up to `forecasts.SAMPLE_SECONDS`, and a start of the same request keeps it.
 
         :raise NotFound: no such VM or host.
         :raise CheckFailed: something blocks it; every blocker is named, with its remedy.
@@ -98,7 +101,10 @@ class Moves:
         """
         vm = await self.checks.find(request)
         self._refuse_second(vm)
-        return await self.checks.check(request, vm)
+        checked = await self.checks.check(request, vm)
+        if not forecast:
+            return checked
+        return checked.model_copy(update={"forecast": await self._forecasts.of(request, checked.plan)})
 
     async def rank(self, request: MoveRequest) -> MoveRanking:
         """All hosts that the VM could go to, best first; nothing is changed.
@@ -125,7 +131,8 @@ class Moves:
         with self._alone(vm):
             plan = (await self.checks.check(request, vm, fresh=False)).plan
             task = _task(plan, self._resolved(request, plan), by, parent)
-            task = await self._book.add(task.model_copy(update={"claims": self._turns.claims(plan)}))
+            known = {"claims": self._turns.claims(plan), "forecast": self._forecasts.recall(request)}
+            task = await self._book.add(task.model_copy(update=known))
             _LOG.info("move %s is taken on: %s from %s to %s", task.id, task.vm, task.source, task.destination)
         self._planned.add(task.id)
         try:

@@ -20,8 +20,8 @@ def moves_router(moves: Moves, balancer: Balancer) -> APIRouter:
     router = APIRouter(tags=["moves"])
 
     @router.post("/moves:check")
-    async def check_move(request: MoveRequest) -> MoveCheck:
-        return await moves.check(await balancer.resolve(request))
+    async def check_move(request: MoveRequest, forecast: bool = False) -> MoveCheck:
+        return await moves.check(await balancer.resolve(request), forecast=forecast)
 
     @router.post("/moves:rank")
     async def rank_hosts(request: MoveRequest) -> MoveRanking:

@@ -5,7 +5,8 @@ completed move alone. So the bar may stand still (regions are copied again, memo
 the figures beside it (recopied bytes, rounds, dirty rate) say why.
 
 `bytes_done` counts what of the VM is at the destination, at most `bytes_total` (all disks and the memory). `rate` is
-what the NICs send, smoothed. A time to go is given only while it follows from what was seen; else it is unknown.
+what the NICs send, smoothed. A time to go is given only while it follows from what was seen; else it is unknown. It
+comes with a band, wider the more the speed changes; no end of it is ever below zero.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ SMOOTHING_SECONDS = 3.0
 
 _LEAST_STEP = 0.1  # seconds; readers may ask more often, and a speed over less is noise
 _SEEN_ENOUGH = 2.0  # seconds of copying before a time to go is told
+_STEADY = 0.08  # share; no time to go is surer than this
+_MEMORY_UNSTEADY = 0.3  # share; the guest goes on changing its memory
+_AFTER = 1.0  # seconds, or so; what is yet to come after the copying was not seen at all
 _NO_FORECAST = 30 * 24 * 3600.0
 _COPYING_SHARE = 97.0  # percent; the rest is switchover and cleaning up
 _AT_LEAST = {Phase.SWITCHING_OVER: 98.0, Phase.CLEANING_UP: 99.0, Phase.COMPLETED: 100.0}
@@ -33,6 +37,12 @@ class Speed:
         self.seen_seconds = 0.0
         self._at: float | None = None
         self._count = 0
+        self._grown = 0
+
+    @property
+    def average(self) -> float:
+        """Growth per second over all that was seen."""
+        return self._grown / self.seen_seconds if self.seen_seconds else 0.0
 
     def update(self, seconds: float, count: int) -> None:
         """The count at this time. A count that fell (a NIC's figures began anew) is a new beginning."""
@@ -46,6 +56,7 @@ class Speed:
         weight = 1.0 if not self.seen_seconds else 1.0 - math.exp(-step / SMOOTHING_SECONDS)
         self.per_second += weight * (now - self.per_second)
         self.seen_seconds += step
+        self._grown += count - self._count
         self._at, self._count = seconds, count
 
 
@@ -79,13 +90,17 @@ class ProgressMeter:
         self._count(phase, disks, memory)
         shown = tuple(self._with_rate(nic) for nic in nics)
         rate = sum(nic.rate for nic in shown)
+        eta = self._eta(phase, memory, rate)
+        low, high = self._band(phase, eta)
         return MoveProgress(
             phase=phase,
             percent=math.floor(self._percent * 10) / 10,
             bytes_done=self._done,
             bytes_total=self._total,
             rate=rate,
-            eta_seconds=self._eta(phase, memory, rate),
+            eta_seconds=eta,
+            eta_low=low,
+            eta_high=high,
             elapsed_seconds=round(self._elapsed, 3),
             disks=tuple(disks),
             memory=memory,
@@ -118,6 +133,17 @@ class ProgressMeter:
         if phase is Phase.COPYING_MEMORY and memory.remaining:
             return _time_for(memory.remaining, rate - memory.dirty_rate)
         return None
+
+    def _band(self, phase: Phase, eta: float | None) -> tuple[float | None, float | None]:
+        """Between what the speed of now says and what that of the whole copy so far says, and some more either way."""
+        if not eta:
+            return eta, eta
+        pace = self._growth.per_second, self._growth.average
+        unsteady = _MEMORY_UNSTEADY
+        if phase is Phase.COPYING_DISKS:
+            unsteady = max(pace) / min(pace) - 1 if min(pace) > 0 else 1.0
+        share = 1 + _STEADY + min(unsteady, 1.0)
+        return round(eta / share, 1), round(eta * share + _AFTER, 1)
 
 
 def _part(size: int, done: int, total: int) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 from kvmove.model.finding import Finding
+from kvmove.model.forecast import Forecast
 from kvmove.model.image import BackingImage
 from kvmove.model.names import Name
 from kvmove.model.priority import Priority
@@ -208,6 +209,7 @@ class MoveCheck(Strict):
 
     plan: MovePlan
     findings: tuple[Finding, ...] = ()
+    forecast: Forecast | None = None
 
 
 class DiskProgress(Strict):
@@ -244,7 +246,8 @@ class NicProgress(Strict):
 
 
 class MoveProgress(Strict):
-    """A snapshot. `percent` and `bytes_done` never run backwards within a move; `eta_seconds` None is unknown.
+    """A snapshot. `percent` and `bytes_done` never run backwards within a move; `eta_seconds` None is unknown. The time
+    to go lies most likely between `eta_low` and `eta_high`, which are known when `eta_seconds` is.
 
     `paused_by` is whoever paused the copy, empty if nobody did; `waits_for_word` says that all is in step and the
     switchover has to be let go, or its time to come. `bandwidth` is the cap now and `slowed_to` the rate to which the
@@ -257,6 +260,8 @@ class MoveProgress(Strict):
     bytes_total: int = 0
     rate: int = 0
     eta_seconds: float | None = None
+    eta_low: float | None = None
+    eta_high: float | None = None
     elapsed_seconds: float = 0.0
     disks: tuple[DiskProgress, ...] = ()
     memory: MemoryProgress = MemoryProgress()

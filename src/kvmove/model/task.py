@@ -28,6 +28,7 @@ class Task(Strict):
     While it is queued, `position` is its place among those that wait for room (1 is next; None: it waits for something
     else) and `queue_reason` says in plain words what it waits for. `claims` is what it takes of the limits.
 
+    `forecast` is what was expected before it began, if anybody asked.
     `problem` is a problem+json object (see `errors`), set when the task did not succeed. `vm_state` says where the VM
     is now. A task that others have as their `parent` moves no VM itself: its `vm` is empty, its `source` the host that
     it is about, if it is about one.
