@@ -30,7 +30,7 @@ from kvmove.units import MIB, format_rate, format_size
 DOWNTIME = "downtime"
 """The name of the pause among the parts of a forecast; it lies within the switchover and adds no time."""
 
-PREPARE_SECONDS = {True: 0.25, False: 0.05}
+PREPARE_SECONDS = {True: 0.28, False: 0.05}
 """With and without a QEMU to start at the destination."""
 
 DISKS_SECONDS = 0.12
@@ -61,7 +61,8 @@ BAND = 1.3
 """A band of so many standard deviations; nine moves of ten should end inside."""
 
 FLOOR = 0.07
-"""No forecast is closer than this share: the machines have other things to do."""
+FLOOR_SECONDS = 0.1
+"""No forecast is closer than this share and this time: the machines have other things to do."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,10 @@ def forecast(inputs: Inputs, corrections: Mapping[str, Correction], past_error: 
     parts = {phase: raw[phase] * _of(corrections, phase).factor for phase in raw}
     seconds = sum(parts.values())
     spread = math.sqrt(sum((parts[phase] * _unsure(inputs, corrections, phase)) ** 2 for phase in parts))
-    high = seconds * (1 + FLOOR) + BAND * spread
+    high = seconds * (1 + FLOOR) + FLOOR_SECONDS + BAND * spread
     pause = _pause_ms(inputs, rounds)
     return Forecast(
-        seconds_low=round(seconds * seconds / high, 3) if high else 0.0,
+        seconds_low=round(seconds * seconds / high, 3),
         seconds=round(seconds, 3),
         seconds_high=round(high, 3),
         bytes=round(sum(disk.data for disk in inputs.disks) + mirrored + rounds.sent + rounds.rest),

@@ -27,6 +27,9 @@ NOT_KNOWN = 0.5
 HALF_KNOWN = 0.25
 """And one of which a lesser figure is."""
 
+READ_AND_WRITTEN = 0.5
+"""Of what storage takes, so much is left where the same host must read as much first."""
+
 LEAST_RATE = MIB
 """Bytes/s. A sample below this was of a wire that did not carry it, and would forecast for ever."""
 
@@ -73,7 +76,7 @@ def inputs_of(plan: MovePlan, seen: Seen) -> Inputs:
         if plan.disks and guest.write_rate is None:
             doubts.add("how much the guest writes is not known", HALF_KNOWN, Phase.COPYING_DISKS)
     return Inputs(
-        disks=tuple(_disk(disk, seen, doubts) for disk in plan.disks),
+        disks=tuple(_disk(plan, disk, seen, doubts) for disk in plan.disks),
         wire=wire,
         disks_over_wire=not plan.over_storage,
         write_rate=write_rate,
@@ -112,12 +115,16 @@ def _memory(plan: MovePlan, guest: GuestSample | None, doubts: _Doubts) -> int:
     return min(guest.memory_used, plan.vm.memory)
 
 
-def _disk(disk: DiskPlacement, seen: Seen, doubts: _Doubts) -> DiskLoad:
+def _disk(plan: MovePlan, disk: DiskPlacement, seen: Seen, doubts: _Doubts) -> DiskLoad:
     sample = seen.storage.disks.get(disk.name, DiskSample()) if seen.storage else DiskSample()
     store = disk.reached_as or disk.destination_datastore
     if sample.shares_blocks:
         return DiskLoad(0, math.inf, store)
+    within_host = plan.kind is MoveKind.STORAGE or disk.reached_as is not None
     rate = sample.rate
+    if rate is not None and within_host:
+        rate = round(rate * READ_AND_WRITTEN)
+        doubts.add("", HALF_KNOWN, Phase.COPYING_DISKS)
     if rate is None:
         rate = GUESSED_STORAGE
         doubts.add("", HALF_KNOWN if not disk.on_device else HALF_KNOWN / 2, Phase.COPYING_DISKS)

@@ -62,10 +62,11 @@ def try_wire(stream: Stream) -> int:
     room = memoryview(bytearray(_COUNT.size * 64))
     try:
         while (now := time.monotonic()) - began < TRY_SECONDS:
+            stream.flush()
             while stream.unsent < _AHEAD and queued < PROBE_MOST:
                 stream.queue(piece)
                 queued += _PIECE
-            stream.flush()
+                stream.flush()  # so the loop ends only once the socket is full, and the wait below is for room
             told += room[: stream.receive_into(room)]
             whole = len(told) // _COUNT.size * _COUNT.size
             if whole:
