@@ -19,6 +19,7 @@ _QMP_COMMANDS = """
     migrate-set-capabilities migrate-set-parameters migrate_cancel nbd-server-start nbd-server-stop object-add
     qmp_capabilities query-block query-block-exports query-block-jobs query-jobs query-migrate query-named-block-nodes
     query-status query-machines query-cpu-definitions query-cpu-model-expansion system_powerdown yank
+    calc-dirty-rate query-dirty-rate query-blockstats
 """
 QMP_COMMANDS = frozenset(_QMP_COMMANDS.split())
 SQL = re.compile(

@@ -63,6 +63,9 @@ def test_whatever_the_movers_say_the_bar_goes_forward_and_stays_in_bounds(update
         assert before.elapsed_seconds <= now.elapsed_seconds
         assert now.rate >= 0 and all(nic.rate >= 0 for nic in now.nics)
         assert now.eta_seconds is None or now.eta_seconds >= 0
+        assert (now.eta_low is None) == (now.eta_high is None) == (now.eta_seconds is None)
+        if now.eta_seconds is not None and now.eta_low is not None and now.eta_high is not None:
+            assert 0 <= now.eta_low <= now.eta_seconds <= now.eta_high
         assert (now.disks, now.memory) == (update.disks, update.memory)
         before = now
 
@@ -156,3 +159,16 @@ def test_a_speed_over_a_moment_is_not_told() -> None:
     for seconds, sent in ((0.0, 0), (0.001, 8 * MIB), (1.0, 10 * MIB)):
         now = meter.update(seconds, Phase.COPYING_DISKS, [], NOTHING, [NicProgress(nic="mig0", sent=sent)])
         assert now.rate in {0, 10 * MIB}
+
+
+def test_the_band_of_the_time_to_go_is_wider_when_the_speed_changes() -> None:
+    def band(pace: list[int]) -> float:
+        meter, copied = ProgressMeter(move_plan()), 0
+        for second, step in enumerate(pace):
+            copied += step * MIB
+            now = meter.update(second, Phase.COPYING_DISKS, [root(copied)], NOTHING, [])
+        assert now.eta_low and now.eta_high
+        return now.eta_high / now.eta_low
+
+    assert band([50] * 10) < 1.5
+    assert band([80] * 6 + [20] * 4) > 2 * band([50] * 10)
