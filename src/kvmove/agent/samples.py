@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 from kvmove.disk import speed
 from kvmove.errors import InvalidInput, KvmoveError
@@ -41,6 +43,8 @@ EXPECT_SECONDS = 10.0
 """So long the streams of a try are taken."""
 
 _TRY = "try-"
+_PRESSURE = Path("/proc/pressure/cpu")
+_WAITED = re.compile(r"some avg10=([0-9.]+)")
 
 
 class Samples:
@@ -50,17 +54,18 @@ class Samples:
         self._host = host
 
     async def guest(self, plan: MovePlan) -> GuestSample:
-        """The VM's guest, seen for a second. An empty answer for one that is off.
+        """The VM's guest, seen for a second, and how busy this host is; of a VM that is off only this.
 
         :raise NotFound: this host has no such VM. :raise CheckFailed: it is off by now.
         """
+        pressure = await asyncio.to_thread(_pressure)
         if plan.power is Power.OFF:
-            return GuestSample()
+            return GuestSample(pressure=pressure)
         instance = self._host.vms.instance(plan.vm.uuid)
         size = await guest_load.memory_size(instance.monitor)
         used = await _memory_used(instance, size)
         if plan.power is not Power.RUNNING:
-            return GuestSample(memory_used=used, dirty_rate=0, write_rate=0, writes=0.0)
+            return GuestSample(memory_used=used, dirty_rate=0, write_rate=0, writes=0.0, pressure=pressure)
         before, began = await guest_load.written(instance.monitor), asyncio.get_running_loop().time()
         rate, why = await _dirty_rate(instance, size) if plan.moves_memory else (None, "")
         if rate is None:
@@ -72,6 +77,7 @@ class Samples:
             dirty_rate=rate,
             write_rate=round((after.size - before.size) / seconds),
             writes=round((after.requests - before.requests) / seconds, 1),
+            pressure=pressure,
             unknown=(why,) if why else (),
         )
 
@@ -148,6 +154,15 @@ class Samples:
         with suppress(OSError):
             return speed.shares_blocks(old.path, new.path)
         return False
+
+
+def _pressure() -> float | None:
+    """See `GuestSample`; None where the kernel does not tell (Linux: accounting/psi)."""
+    try:
+        found = _WAITED.match(_PRESSURE.read_text())
+    except OSError:
+        return None
+    return float(found[1]) / 100 if found else None
 
 
 async def _memory_used(instance: Instance, size: int) -> int | None:

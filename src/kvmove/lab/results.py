@@ -1,4 +1,4 @@
-"""What demo, soak, compare, downtime and matrix found, as data (what forecast found: `forecasting`). The keys are a promise: other programs read them.
+"""What demo, soak, compare, downtime and matrix found, as data. The keys are a promise: other programs read them.
 
 Every figure is measured: by the guest, by the recorder outside of both hosts, by the NICs' counters, by QEMU.
 """

@@ -21,7 +21,6 @@ from kvmove.migration.forecast_inputs import Seen, inputs_of
 from kvmove.model.forecast import Forecast, GuestSample, StorageSample, WireSample
 from kvmove.model.image import DiskImage
 from kvmove.model.move import MoveKind, MovePlan, MoveRequest
-from kvmove.model.vm import Power
 
 _LOG = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class Forecasts:
         storage: StorageSample | None
         images, guest, sent, storage = await asyncio.gather(
             _within(lambda: source.images(plan.vm.uuid), wanted=bool(plan.disks)),
-            _within(lambda: source.sample_guest(plan, ticket), wanted=plan.power is not Power.OFF),
+            _within(lambda: source.sample_guest(plan, ticket), wanted=True),
             _within(wire, wanted=over_wire),
             _within(lambda: writer.sample_storage(plan, ticket), wanted=bool(plan.disks)),
         )

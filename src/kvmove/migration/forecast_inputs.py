@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kvmove.migration.forecast import DiskLoad, Inputs
+from kvmove.migration.forecast import UNSURE, DiskLoad, Inputs
 from kvmove.model.forecast import DiskSample, GuestSample, StorageSample, WireSample
 from kvmove.model.image import DiskImage
 from kvmove.model.move import DiskPlacement, MoveKind, MovePlan, Phase
@@ -33,7 +33,11 @@ READ_AND_WRITTEN = 0.5
 LEAST_RATE = MIB
 """Bytes/s. A sample below this was of a wire that did not carry it, and would forecast for ever."""
 
-QUIET = frozenset({Power.PAUSED, Power.OFF})
+BUSY_HOST = 0.4
+"""How much less sure every phase is on a host where somebody waits for a processor all the time."""
+
+VERY_BUSY = 0.6
+"""From this share of the time on it is said."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,9 @@ def inputs_of(plan: MovePlan, seen: Seen) -> Inputs:
     wire = _wire(plan, seen.wire, doubts) if plan.kind is not MoveKind.STORAGE else None
     memory = _memory(plan, seen.guest, doubts) if plan.moves_memory else None
     guest = seen.guest or GuestSample()
+    busy = guest.pressure or 0.0
+    words = f"{plan.source.name} is busy: {busy * 100:.0f} % of the time something waits for a processor"
+    doubts.add(words if busy >= VERY_BUSY else "", BUSY_HOST * busy, *(UNSURE if busy else ()))
     dirty_rate: float | None = 0.0
     write_rate = 0.0
     if plan.power is Power.RUNNING:

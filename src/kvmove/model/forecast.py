@@ -39,12 +39,14 @@ class Forecast(Strict):
 class GuestSample(Strict):
     """A guest as it was for about a second. Bytes and bytes/s: `memory_used` of its memory has ever been touched,
     `dirty_rate` is memory that changed, `write_rate` what it wrote to its disks in `writes` requests per second.
+    `pressure` is of its host: the share of the last ten seconds in which something waited for a processor.
     """
 
     memory_used: int | None = None
     dirty_rate: int | None = None
     write_rate: int | None = None
     writes: float | None = None
+    pressure: float | None = None
     unknown: tuple[str, ...] = ()
 
 

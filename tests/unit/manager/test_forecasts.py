@@ -54,7 +54,7 @@ async def test_each_host_is_asked_for_its_own_part(site: Site) -> None:
 @pytest.mark.parametrize(
     ("change", "tries"),
     [
-        ({"power": Power.OFF}, {"h1": ["wire"], "h2": ["expect", "storage"]}),
+        ({"power": Power.OFF}, {"h1": ["guest", "wire"], "h2": ["expect", "storage"]}),
         ({"destination": HostRef(name="h1", control="x:1")}, {"h1": ["guest", "storage"], "h2": []}),
         ({"disks": ()}, {"h1": ["guest", "wire"], "h2": ["expect"]}),
     ],

@@ -83,3 +83,12 @@ def test_images_below_a_disk_come_along() -> None:
     below = BackingImage(path="/b", format=DiskFormat.RAW, size=GIB)
     images = {**IMAGES, "root": IMAGES["root"].model_copy(update={"backing": (below,)})}
     assert inputs_of(move_plan(), Seen(images, GUEST, WIRE, STORAGE)).disks[0].data == 300 * MIB + GIB
+
+
+def test_a_busy_host_makes_every_phase_less_sure_and_is_named() -> None:
+    busy = GUEST.model_copy(update={"pressure": 0.9})
+    idle, loaded = of(move_plan(), ALL), of(move_plan(), Seen(IMAGES, busy, WIRE, STORAGE))
+    assert loaded.seconds == idle.seconds
+    assert loaded.seconds_high > idle.seconds_high
+    assert "h1 is busy: 90 %" in loaded.why
+    assert "busy" not in idle.why
