@@ -113,6 +113,15 @@ def test_a_guest_slower_than_the_wire_converges_and_the_time_is_that_of_its_roun
     assert 10 / (1 - 0.4) * 0.9 < busy.seconds < 10 / (1 - 0.4)
 
 
+def test_no_guest_is_faster_because_it_is_held_back() -> None:
+    shares = [number / 50 for number in range(1, 60)]
+    seconds = [
+        memory_rounds(Inputs(wire=100 * MIB, memory=4 * GIB, dirty_rate=share * 100 * MIB, max_downtime_ms=30)).seconds
+        for share in shares
+    ]
+    assert seconds == sorted(seconds)
+
+
 def test_a_guest_that_outruns_the_wire_by_far_does_not_converge_and_the_text_says_why() -> None:
     found = forecast(Inputs(wire=1 * MIB, memory=64 * GIB, dirty_rate=2000.0 * MIB, max_downtime_ms=10), {})
     assert found.converges is False

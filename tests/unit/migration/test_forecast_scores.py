@@ -18,7 +18,7 @@ SAID = Forecast(
 def ended(plan: MovePlan | None = None, report: MoveReport | None = None, **more: object) -> Task:
     """A move that was forecast: `samples.report` says 0.8, 18.1 and 4.2 s, and 85.4 ms."""
     said = {"plan": plan or samples.plan(), "report": report or samples.report(), "forecast": SAID}
-    return samples.task(TaskState.SUCCEEDED, **said | more)
+    return samples.task(**{"state": TaskState.SUCCEEDED} | said | more)
 
 
 def test_a_phase_that_always_took_twice_as_long_is_forecast_so_the_more_the_oftener_it_did() -> None:
@@ -66,6 +66,7 @@ def test_one_mishap_among_many_moves_changes_little() -> None:
 
 def test_only_moves_that_succeeded_and_were_forecast_are_scored() -> None:
     tasks = [ended(), samples.task(), ended(forecast=None), samples.task(TaskState.FAILED, forecast=SAID)]
+    tasks.append(ended(state=TaskState.ATTENTION))
     assert scored(tasks) == tasks[:1]
 
 
