@@ -17,12 +17,14 @@ SAID = Forecast(
 
 def ended(plan: MovePlan | None = None, report: MoveReport | None = None, **more: object) -> Task:
     """A move that was forecast: `samples.report` says 0.8, 18.1 and 4.2 s, and 85.4 ms."""
-    said = {"plan": plan or samples.plan(), "report": report or samples.report(), "forecast": SAID}
-    return samples.task(**{"state": TaskState.SUCCEEDED} | said | more)
+    said = samples.task(
+        TaskState.SUCCEEDED, plan=plan or samples.plan(), report=report or samples.report(), forecast=SAID
+    )
+    return said.model_copy(update=more)
 
 
 def test_a_phase_that_always_took_twice_as_long_is_forecast_so_the_more_the_oftener_it_did() -> None:
-    [once] = [corrections(samples.plan(), [ended()])["copying-disks"]]
+    once = corrections(samples.plan(), [ended()])["copying-disks"]
     often = corrections(samples.plan(), [ended()] * 10)
     assert 1.3 < once.factor < often["copying-disks"].factor < 2
     assert often["copying-disks"].factor == pytest.approx(2, rel=0.05)
