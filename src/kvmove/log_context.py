@@ -43,10 +43,10 @@ def move_fields() -> dict[str, str]:
 
 
 def inherited(work: Callable[P, T]) -> Callable[P, T]:
-    """`work`, to run elsewhere (in a thread, once) and still for the move of here and now."""
+    """`work`, to run elsewhere (in threads, any number of them) and still for the move of here and now."""
     context = copy_context()
 
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        return context.run(work, *args, **kwargs)
+        return context.copy().run(work, *args, **kwargs)
 
     return run

@@ -1,45 +1,25 @@
 """Keeps what a daemon logs of each move, so that it can be asked for by the move's id.
 
-A line belongs to the move that its task works for (`working_for`; tasks take it from whoever starts them), or that its
-thread was marked with (`mark`), else to the one that it names as `move ID` or
-`task ID`.
+A line belongs to the move that the code which logs it works for (`log_context`), else to the one that it names as
+`move ID` or `task ID`.
 
 Invariant: the memory it takes is bounded: `LINES` a move, the newest kept, of the `MOVES` moves last heard of. It keeps
 nothing over a restart; all lines go to the daemon's own log as well.
 """
 
-import contextvars
 import logging
 import re
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from kvmove.log_context import current_move
 from kvmove.model.log import LogLine
 
 LINES = 400
 MOVES = 200
 _LONGEST = 2000
 _NAMED = re.compile(r"\b(?:move|task) ([0-9a-f]{16})\b")
-
-_WORKING_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar("move", default=None)
-
-
-@contextmanager
-def working_for(move_id: str) -> Iterator[None]:
-    """What is logged meanwhile, here and in tasks begun here, belongs to that move."""
-    token = _WORKING_FOR.set(move_id)
-    try:
-        yield
-    finally:
-        _WORKING_FOR.reset(token)
-
-
-def mark() -> dict[str, str | None]:
-    """The `extra` of what a thread will log for the move that is worked for here: threads inherit nothing."""
-    return {"move_id": _WORKING_FOR.get()}
 
 
 class MoveLog(logging.Handler):
@@ -54,7 +34,7 @@ class MoveLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         named = _NAMED.search(text)
-        move_id = _WORKING_FOR.get() or getattr(record, "move_id", None) or (named and named[1])
+        move_id = current_move.get() or (named and named[1])
         if not move_id:
             return
         if record.exc_info and record.exc_info[1] is not None:

@@ -73,6 +73,14 @@ class FakeAgent:
         await self._answer()
         return samples.host_info(self.ref.name)
 
+    async def metrics(self) -> str:
+        await self._answer()
+        return f"kvmove_agent_vms {len(self.status_of_vms)}\n"
+
+    async def log(self) -> list[str]:
+        await self._answer()
+        return ['{"event": "a line"}']
+
     async def vms(self) -> Sequence[VmStatus]:
         await self._answer()
         return list(self.status_of_vms)

@@ -1,4 +1,4 @@
-"""What a daemon keeps of each move's log: by the task that works for it, a thread's mark, or the id in the line."""
+"""What a daemon keeps of each move's log: by the context that works for it, or the id in the line."""
 
 import asyncio
 import logging
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from kvmove import move_log
-from kvmove.move_log import MoveLog, mark, working_for
+from kvmove.log_context import inherited, of_move
+from kvmove.move_log import MoveLog
 
 A, B = "a" * 16, "b" * 16
 
@@ -33,9 +34,9 @@ async def test_a_line_belongs_to_the_move_that_its_task_works_for(log: tuple[log
         await asyncio.sleep(0)
         logger.info("%s works", name)
 
-    with working_for(A):
+    with of_move(A):
         first = asyncio.create_task(work("first"))
-    with working_for(B):
+    with of_move(B):
         second = asyncio.create_task(work("second"))
     await asyncio.gather(first, second)
     logger.info("nobody's")
@@ -50,11 +51,10 @@ def test_a_line_that_names_a_move_or_its_task_belongs_to_it(log: tuple[logging.L
     assert texts(kept, A) == [f"move {A}: no word", f"task {A} is queued: waits"]
 
 
-def test_a_thread_logs_for_the_move_that_it_was_marked_with(log: tuple[logging.Logger, MoveLog]) -> None:
+def test_a_thread_logs_for_the_move_that_it_inherits(log: tuple[logging.Logger, MoveLog]) -> None:
     logger, kept = log
-    with working_for(A):
-        extra = mark()
-    thread = threading.Thread(target=lambda: logger.info("stream 1 is open", extra=extra))
+    with of_move(A):
+        thread = threading.Thread(target=inherited(logger.info), args=("stream 1 is open",))
     thread.start()
     thread.join()
     assert texts(kept, A) == ["stream 1 is open"]

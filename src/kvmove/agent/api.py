@@ -10,17 +10,22 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from kvmove.agent.metrics import AgentMetrics
 from kvmove.agent.moves import Moves
 from kvmove.agent.probes import Probes
 from kvmove.agent.samples import Samples
 from kvmove.agent.vms import VmManager
 from kvmove.errors import InvalidInput, KvmoveError, NotFound
+from kvmove.log_context import of_move
+from kvmove.logs import RecentLines
+from kvmove.migration.move_log import logged_as
 from kvmove.model.host import HostInfo
 from kvmove.model.image import Bases
 from kvmove.model.move import MovePlan
@@ -28,7 +33,7 @@ from kvmove.model.probe import HeardRequest, HereRequest, ListenRequest, SendReq
 from kvmove.model.strict import Strict
 from kvmove.model.terms import TermsOrder, Word
 from kvmove.model.vm import VmDefinition, VmStatus
-from kvmove.move_log import MoveLog, working_for
+from kvmove.move_log import MoveLog
 from kvmove.pki.identity import Identity, Role, peer_identity, require
 
 log = logging.getLogger(__name__)
@@ -46,24 +51,33 @@ class PlanAndTicket(Strict):
     ticket: str
 
 
-class AgentApi:
-    """The routes of one agent. `host_info` gives a fresh report; `kept` is what was logged of each move."""
+@dataclass(frozen=True)
+class ApiParts:
+    """What the routes speak to. `host_info` gives a fresh report, `kept` is what was logged of each move, `recent` what
+    was logged last."""
 
-    def __init__(
-        self,
-        vms: VmManager,
-        moves: Moves,
-        host_info: Callable[[], Awaitable[HostInfo]],
-        kept: MoveLog,
-        probes: Probes,
-        samples: Samples,
-    ) -> None:
-        self._kept = kept
-        self._vms = vms
-        self._moves = moves
-        self._host_info = host_info
-        self._probes = probes
-        self._samples = samples
+    vms: VmManager
+    moves: Moves
+    host_info: Callable[[], Awaitable[HostInfo]]
+    kept: MoveLog
+    probes: Probes
+    samples: Samples
+    metrics: AgentMetrics
+    recent: RecentLines
+
+
+class AgentApi:
+    """The routes of one agent."""
+
+    def __init__(self, parts: ApiParts) -> None:
+        self._vms = parts.vms
+        self._moves = parts.moves
+        self._host_info = parts.host_info
+        self._kept = parts.kept
+        self._probes = parts.probes
+        self._samples = parts.samples
+        self._metrics = parts.metrics
+        self._recent = parts.recent
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
@@ -71,6 +85,8 @@ class AgentApi:
             [
                 web.get("/v1/host", self._host),
                 web.post("/v1/probe/{what:qemu|here|listen|send|heard}", self._probe),
+                web.get("/v1/metrics", self._show_metrics),
+                web.get("/v1/log", self._show_log),
                 web.get("/v1/vms", self._list_vms),
                 web.post("/v1/vms", self._define),
                 web.delete("/v1/vms/{uuid}", self._delete),
@@ -113,6 +129,16 @@ class AgentApi:
                 return _answer(await self._probes.heard((await _parse(request, HeardRequest)).token))
             case _:
                 return _answer(await self._probes.send(await _parse(request, SendRequest)))
+
+    async def _show_metrics(self, request: web.Request) -> web.StreamResponse:
+        """Figures in Prometheus' words, in JSON's string: the manager passes them on."""
+        _from_manager(request)
+        told = self._metrics.render(await self._host_info(), await self._vms.statuses(), self._moves.all())
+        return web.json_response(told)
+
+    async def _show_log(self, request: web.Request) -> web.StreamResponse:
+        _from_manager(request)
+        return _answer(list(self._recent.lines))
 
     async def _list_vms(self, request: web.Request) -> web.StreamResponse:
         _from_manager(request)
@@ -220,7 +246,8 @@ class AgentApi:
     async def _bring(self, request: web.Request) -> web.StreamResponse:
         caller = require(_peer(request), Role.AGENT)
         move = self._moves.incoming(request.match_info["id"], caller.name)
-        return _answer(await move.bring(await _parse(request, Bases)))
+        with logged_as(move.plan):
+            return _answer(await move.bring(await _parse(request, Bases)))
 
     async def _incoming_step(self, request: web.Request) -> web.StreamResponse:
         caller = require(_peer(request), Role.AGENT)
@@ -232,7 +259,8 @@ class AgentApi:
             "take-over": move.take_over,
             "abandon": move.abandon,
         }
-        return _answer(await steps[request.match_info["step"]]())
+        with logged_as(move.plan):
+            return _answer(await steps[request.match_info["step"]]())
 
 
 @web.middleware
@@ -240,7 +268,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     """Errors as problem+json; what is unexpected is logged whole and told in one sentence."""
     move_id = request.match_info.get("id")
     try:
-        with working_for(move_id) if move_id else nullcontext():
+        with of_move(move_id) if move_id else nullcontext():
             return await handler(request)
     except KvmoveError as error:
         return _problem(error)

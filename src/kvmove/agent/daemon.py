@@ -19,12 +19,13 @@ from pathlib import Path
 from aiohttp import web
 
 from kvmove.agent.access import refuse_revoked
-from kvmove.agent.api import AgentApi
+from kvmove.agent.api import AgentApi, ApiParts
 from kvmove.agent.config import AgentConfig, load_config
 from kvmove.agent.host_facts import HostFacts, migration_nics
 from kvmove.agent.host_load import LoadMeter
 from kvmove.agent.known_datastores import open_datastores
 from kvmove.agent.launcher import Launcher
+from kvmove.agent.metrics import AgentMetrics
 from kvmove.agent.moves import Moves
 from kvmove.agent.probes import Probes
 from kvmove.agent.samples import Samples
@@ -33,6 +34,7 @@ from kvmove.agent.vms import VmManager
 from kvmove.client.renewal import Renewal
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, NotAllowed
+from kvmove.logs import RecentLines, set_up_logging
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Journal
 from kvmove.model.host import HostInfo
@@ -64,11 +66,11 @@ def run(config_path: Path) -> None:
     :raise CheckFailed: no QEMU here.
     """
     config = load_config(config_path)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    recent = RecentLines()
+    set_up_logging(recent=recent)
     sys.setswitchinterval(SWITCH_INTERVAL)
     with _only_one(config.state):
-        asyncio.run(_serve(config))
+        asyncio.run(_serve(config, recent))
 
 
 @contextmanager
@@ -85,7 +87,7 @@ def _only_one(state: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-async def _serve(config: AgentConfig) -> None:
+async def _serve(config: AgentConfig, recent: RecentLines) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "blocking"))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,7 +120,9 @@ async def _serve(config: AgentConfig) -> None:
             async with measuring:
                 return info.model_copy(update={"load": await asyncio.to_thread(meter.measure, info.datastores)})
 
-        await _open_door(config, AgentApi(vms, moves, host_info, kept, probes, Samples(parts)), stack)
+        metrics = AgentMetrics(config.name, config.pki)
+        api = ApiParts(vms, moves, host_info, kept, probes, Samples(parts), metrics, recent)
+        await _open_door(config, AgentApi(api), stack)
         house = asyncio.create_task(moves.keep_house(), name="housekeeping")
         stack.callback(house.cancel)
         await _renew_certificates(config, stack)

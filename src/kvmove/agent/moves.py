@@ -19,6 +19,7 @@ from kvmove.migration.destination import IncomingMove, IncomingState
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import MoveJournal, Step
 from kvmove.migration.move_board import MoveBoard
+from kvmove.migration.move_log import logged_as
 from kvmove.migration.off_move import OffMove
 from kvmove.migration.procedure import Procedure
 from kvmove.migration.recovery import MoveRecovery
@@ -28,7 +29,6 @@ from kvmove.migration.storage_move import StorageMove
 from kvmove.migration.storage_recovery import StorageRecovery
 from kvmove.model.move import MoveKind, MovePlan, MoveStatus
 from kvmove.model.vm import Power
-from kvmove.move_log import working_for
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +52,8 @@ class Moves:
         self._incoming: dict[str, IncomingMove] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def _spawn(self, work: Coroutine[Any, Any, None], move_id: str) -> None:
-        with working_for(move_id):
-            task = asyncio.create_task(work, name=f"move-{move_id}")
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)  # inherits whose move this is, for the log
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -82,8 +81,9 @@ class Moves:
         self._host.vms.begin_move(plan.vm.uuid, plan.move_id, plan.epoch)
         self._boards[plan.move_id] = board
         self._outgoing[plan.move_id] = move
-        log.info("move %s: VM %s goes to %s", plan.move_id, plan.vm.name, plan.destination.name)
-        self._spawn(self._run(move), plan.move_id)
+        with logged_as(plan):
+            log.info("VM %s goes to %s", plan.vm.name, plan.destination.name)
+            self._spawn(self._run(move), f"move-{plan.move_id}")
         return board.status()
 
     async def _run(self, move: Procedure) -> None:
@@ -201,23 +201,26 @@ class Moves:
         self._boards[plan.move_id] = recovery.board
         with contextlib.suppress(KvmoveError):
             self._host.vms.begin_move(plan.vm.uuid, plan.move_id, plan.epoch)
-        log.warning("taking up move %s of VM %s", plan.move_id, plan.vm.name)
-        self._spawn(recovery.run(), plan.move_id)
+        with logged_as(plan):
+            log.warning("taking up move %s of VM %s", plan.move_id, plan.vm.name)
+            self._spawn(recovery.run(), f"recover-{plan.move_id}")
 
     def _recover_incoming(self, journal: MoveJournal) -> None:
         """Also those that have ended are known still: a source that was down asks what became of its VM."""
         plan = journal.plan()
         move = self._incoming[plan.move_id] = IncomingMove(self._host, plan, b"")
         if move.state is IncomingState.INTERRUPTED:
-            log.warning("taking up incoming move %s of VM %s", plan.move_id, plan.vm.name)
-            self._spawn(move.recover(), plan.move_id)
+            with logged_as(plan):
+                log.warning("taking up incoming move %s of VM %s", plan.move_id, plan.vm.name)
+                self._spawn(move.recover(), f"recover-{plan.move_id}")
 
     async def keep_house(self) -> None:
         """For ever: forget what was announced and never came, discard what its source has given up, delete old disks
         that were put aside long enough, and what of this host's own moves a datastore would not let go of."""
         while True:
             for move in list(self._incoming.values()):
-                await self._look_after(move)
+                with logged_as(move.plan):
+                    await self._look_after(move)
             for store in self._host.datastores.values():
                 with contextlib.suppress(KvmoveError):
                     await asyncio.to_thread(store.purge, self._host.keep_source)

@@ -52,6 +52,8 @@ _HEARD = TypeAdapter(HeardResult)
 _GUEST = TypeAdapter(GuestSample)
 _WIRE = TypeAdapter(WireSample)
 _STORAGE = TypeAdapter(StorageSample)
+_TEXT = TypeAdapter(str)
+_LINES = TypeAdapter(list[str])
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
@@ -77,6 +79,14 @@ class AgentClient:
 
     async def host(self) -> HostInfo:
         return await self._http.ask(_HOST, "GET", "/v1/host")
+
+    async def metrics(self) -> str:
+        """The agent's figures as Prometheus reads them."""
+        return await self._http.ask(_TEXT, "GET", "/v1/metrics")
+
+    async def log(self) -> list[str]:
+        """The last lines of the agent's log, each a JSON object, oldest first."""
+        return await self._http.ask(_LINES, "GET", "/v1/log")
 
     async def vms(self) -> list[VmStatus]:
         return await self._http.ask(_VMS, "GET", "/v1/vms")

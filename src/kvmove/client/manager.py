@@ -6,17 +6,18 @@ NotAllowed, or the error that the manager raised. VMs are named by name, UUID or
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from pydantic import TypeAdapter
 
 from kvmove.client.access import AccessClient
 from kvmove.client.http import HttpClient, segment
 from kvmove.errors import InvalidInput
+from kvmove.model.event import Event, PastEvents, Reset, Topic
 from kvmove.model.host import HostDatastore, HostStatus
 from kvmove.model.log import LogLine
 from kvmove.model.move import MoveCheck, MoveRequest
@@ -56,6 +57,10 @@ _BALANCE_PLAN = TypeAdapter(BalancePlan)
 _APPLIED = TypeAdapter(list[Applied])
 _RULE = TypeAdapter(Rule)
 _RULES = TypeAdapter(list[Rule])
+_EVENT: TypeAdapter[Event | Reset] = TypeAdapter(Event)
+_RESET: TypeAdapter[Event | Reset] = TypeAdapter(Reset)
+_PAST = TypeAdapter(PastEvents)
+_LINES = TypeAdapter(list[str])
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 _NOTHING = TypeAdapter(type(None))
 
@@ -261,6 +266,40 @@ class ManagerClient:
 
     async def remove_rule(self, name: str) -> None:
         await self._http.ask(_NOTHING, "DELETE", f"{PREFIX}/rules/{segment(name)}")
+
+    async def events(
+        self, topics: Sequence[Topic] = (), after: int | None = None
+    ) -> AsyncGenerator[Event | Reset, None]:
+        """All that changes: a Reset, the present state and each change; with `after`, what came after that revision.
+
+        :raise Unreachable: the stream broke; go on with `after` = the last revision seen.
+        """
+        path = f"{PREFIX}/events?topics={','.join(topics)}"
+        async with aclosing(self._http.events(path, None if after is None else str(after))) as events:
+            async for event in events:
+                kind = _RESET if event.event == "reset" else _EVENT
+                yield self._http.parse_text(kind, event.data)
+
+    async def past_events(self, since: str, topics: Sequence[Topic] = ()) -> PastEvents:
+        """The changes of state since a moment (RFC 3339, with its offset) that the manager remembers."""
+        path = f"{PREFIX}/events:past?since={quote(since)}&topics={','.join(topics)}"
+        return await self._http.ask(_PAST, "GET", path)
+
+    async def ready(self) -> dict[str, Any]:
+        """What `/readyz` says.
+
+        :raise Unreachable: the manager or its registry does not answer.
+        """
+        return dict(await self._http.ask(_ANYTHING, "GET", "/readyz"))
+
+    async def log(self, host: str | None = None) -> list[str]:
+        """The last lines of the manager's log, or of the agent's of `host`: JSON objects, oldest first."""
+        path = f"{PREFIX}/log" if host is None else f"{PREFIX}/hosts/{segment(host)}/log"
+        return await self._http.ask(_LINES, "GET", path)
+
+    async def raw(self, method: str, path: str, body: object = None) -> Any:
+        """Any request, as it is; the answer's JSON, None for an answer without content."""
+        return await self._http.call(method, path, body, timeout=_CHANGE_TIMEOUT)
 
     async def _change_vm(self, vm: str, action: str) -> VmStatus:
         path = f"{PREFIX}/vms/{segment(vm)}:{action}"

@@ -16,11 +16,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 from pydantic import RootModel
 
 from kvmove.lab.commands import LabFailed
 from kvmove.lab.scale_agents import VMS_PER_HOST, SimulatedAgent
+from kvmove.manager.agents import Agent
 from kvmove.manager.balance_settings import BalanceSettings
 from kvmove.manager.follow import Follower
 from kvmove.manager.inventory import Inventory
@@ -78,7 +80,7 @@ async def measure(hosts: int, folder: Path) -> ScaleRow:
     registry = SqliteRegistry(folder / "registry.db")
     vms = [vm for agent in agents.values() for vm in agent.status_of_vms]
     await _claim(registry, vms)
-    inventory = Inventory(refs, lambda ref: agents[ref.name])
+    inventory = Inventory(refs, lambda ref: cast(Agent, agents[ref.name]))  # what it cannot do, it refuses
     book = await TaskBook(TaskStore(folder / "tasks.db")).open()
     moves = Moves(inventory, registry, book, Follower(inventory, registry, book))
     placement = placement_parts(BalanceSettings(threshold=0.05), folder, inventory, moves, book)

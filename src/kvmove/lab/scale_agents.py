@@ -7,7 +7,8 @@ per hundred hosts, as no storage serves a thousand.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any
 from uuid import UUID
 
 from kvmove import __version__
@@ -110,27 +111,12 @@ class SimulatedAgent:
     async def close(self) -> None:
         """Nothing is open."""
 
-    async def define(self, definition: VmDefinition) -> VmStatus:
-        raise _only_figures(self._ref, definition.uuid)
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """Everything else that an agent can be asked: it refuses."""
+        if name.startswith("_"):
+            raise AttributeError(name)
 
-    async def delete(self, vm: UUID) -> None:
-        raise _only_figures(self._ref, vm)
+        async def refuse(*_asked: object) -> None:
+            raise CheckFailed(f"{self._ref.name} is only figures: it cannot {name}")
 
-    async def start(self, vm: UUID) -> VmStatus:
-        raise _only_figures(self._ref, vm)
-
-    async def stop(self, vm: UUID) -> VmStatus:
-        raise _only_figures(self._ref, vm)
-
-    async def kill(self, vm: UUID) -> VmStatus:
-        raise _only_figures(self._ref, vm)
-
-    async def pause(self, vm: UUID) -> VmStatus:
-        raise _only_figures(self._ref, vm)
-
-    async def resume(self, vm: UUID) -> VmStatus:
-        raise _only_figures(self._ref, vm)
-
-
-def _only_figures(ref: HostRef, vm: UUID) -> CheckFailed:
-    return CheckFailed(f"{ref.name} is only figures, and so is VM {vm}")
+        return refuse

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kvmove.client.agent import AgentClient
+from kvmove.logs import RecentLines, set_up_logging
 from kvmove.manager.access import Access
 from kvmove.manager.access_store import FILE, AccessStore
 from kvmove.manager.app import Parts, create_app
@@ -24,6 +25,7 @@ from kvmove.manager.host_book import HostBook
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.listeners import Listener, hold, tcp_door, unix_door
 from kvmove.manager.moves import Moves
+from kvmove.manager.observed import observe
 from kvmove.manager.ownership_news import keep_fresh
 from kvmove.manager.placement_parts import placement_parts
 from kvmove.manager.registry_engine import open_registry
@@ -45,23 +47,26 @@ def run(config_path: Path) -> None:
     :raise NotFound, NotAllowed: the certificates are missing or broken.
     """
     config = load_config(config_path)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    recent = RecentLines()
+    set_up_logging(recent=recent)
     with hold(config.state):
-        asyncio.run(_until_signal(config))
+        asyncio.run(_until_signal(config, recent))
 
 
-async def _until_signal(config: ManagerConfig) -> None:
+async def _until_signal(config: ManagerConfig, recent: RecentLines) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(config, stop, asyncio.Event())
+    await serve(config, stop, asyncio.Event(), recent)
 
 
-async def serve(config: ManagerConfig, stop: asyncio.Event, ready: asyncio.Event) -> None:
+async def serve(
+    config: ManagerConfig, stop: asyncio.Event, ready: asyncio.Event, recent: RecentLines | None = None
+) -> None:
     """Serve until `stop` is set; `ready` is set once both doors are open. The caller holds the state folder."""
     async with AsyncExitStack() as stack:
-        parts = await _parts(config, stack)
+        parts = await _parts(config, stack, recent or RecentLines())
         app = create_app(parts)
         doors = [
             Listener(app, stack.enter_context(tcp_door(config.listen)), config.pki),
@@ -81,6 +86,7 @@ async def serve(config: ManagerConfig, stop: asyncio.Event, ready: asyncio.Event
             await stop.wait()
             _LOG.info("ending")
             parts.book.end_watches()
+            parts.observed.events.close()
             for door in doors:
                 door.stop()
 
@@ -95,7 +101,7 @@ def _background(parts: Parts) -> dict[str, Coroutine[Any, Any, None]]:
     }
 
 
-async def _parts(config: ManagerConfig, stack: AsyncExitStack) -> Parts:
+async def _parts(config: ManagerConfig, stack: AsyncExitStack, recent: RecentLines) -> Parts:
     """The parts, each closed when the stack is left, in reverse order."""
     registry = open_registry(config.registry, config.state)
     stack.push_async_callback(registry.close)
@@ -111,7 +117,8 @@ async def _parts(config: ManagerConfig, stack: AsyncExitStack) -> Parts:
     stack.push_async_callback(moves.close)
     placement = placement_parts(config.balance, config.state, inventory, moves, book)
     stack.push_async_callback(placement.close)
-    return Parts(inventory, registry, book, moves, _access(config, inventory, stack), placement)
+    access, observed = _access(config, inventory, stack), observe(inventory, book, recent, config.pki)
+    return Parts(inventory, registry, book, moves, access, placement, observed)
 
 
 def _access(config: ManagerConfig, inventory: Inventory, stack: AsyncExitStack) -> Access:

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 
 from kvmove.errors import KvmoveError, NotFound, Unreachable
+from kvmove.log_context import entered_phase
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.verdict import Evidence, Verdict, judge, told_by_source, whereabouts
@@ -85,6 +86,7 @@ class Follower:
         return True, None
 
     async def _take_in(self, task_id: str, status: MoveStatus) -> None:
+        entered_phase(status.progress.phase)
         fields = told_by_source(status, self._book.get(task_id).progress)
         if "state" in fields:
             fields["ended"] = now()

@@ -58,6 +58,7 @@ TABLE: tuple[Rule, ...] = (
     Rule("/metrics", VIEWERS, NOBODY),
     Rule("/openapi.json", VIEWERS, NOBODY),
     Rule("/healthz", KNOWN, NOBODY),
+    Rule("/readyz", KNOWN, NOBODY),
 )
 """The first rule that fits counts."""
 

@@ -9,6 +9,7 @@ The inventory only reads. Who may run a VM is the registry's to say, not what is
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -58,8 +59,15 @@ class Inventory:
         self._connect = connect
         self._hosts = {ref.name: _Seen(ref, connect(ref)) for ref in hosts}
         self._poll_seconds = poll_seconds
+        self._heard: list[Callable[[], None]] = []
+        self._timed: list[Callable[[float], None]] = []
         self._index = VmIndex()
         self.marks: Callable[[str], Marks] = lambda _name: Marks()
+
+    def listen(self, heard: Callable[[], None], timed: Callable[[float], None]) -> None:
+        """Call `heard` when hosts were asked, and `timed` with the seconds that an agent took to answer."""
+        self._heard.append(heard)
+        self._timed.append(timed)
 
     async def run(self) -> None:
         """Ask every agent again and again, until cancelled."""
@@ -68,6 +76,7 @@ class Inventory:
             for fault in await asyncio.gather(*asked, return_exceptions=True):
                 if isinstance(fault, Exception):
                     _LOG.error("asking an agent failed, which should not be", exc_info=fault)
+            self._tell()
             await asyncio.sleep(self._poll_seconds)
 
     async def close(self) -> None:
@@ -96,15 +105,22 @@ class Inventory:
             await self.refresh()
             return
         await asyncio.gather(*(self._ask(self._hosts[name]) for name in names))
+        self._tell()
 
     async def refresh(self) -> None:
         """Ask all hosts that answered last time, or were never asked, once more; returns when they have answered."""
         ready = [seen for seen in self._hosts.values() if seen.reachable or seen.info is None]
         await asyncio.gather(*(self._ask(seen) for seen in ready))
+        self._tell()
+
+    def _tell(self) -> None:
+        for heard in self._heard:
+            heard()
 
     async def look_at(self, names: Collection[str]) -> None:
         """Ask these hosts once more; returns when they have answered. Names that are not known here are passed over."""
         await asyncio.gather(*(self._ask(seen) for name, seen in self._hosts.items() if name in names))
+        self._tell()
 
     def hosts(self) -> list[HostStatus]:
         """All hosts by name, with the reason where one does not answer."""
@@ -205,6 +221,7 @@ class Inventory:
         await asyncio.shield(seen.asking)
 
     async def _question(self, seen: _Seen) -> None:
+        began = time.monotonic()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 info, vms = await seen.agent.host(), await seen.agent.vms()
@@ -215,6 +232,8 @@ class Inventory:
         else:
             self._index.put(seen.ref.name, seen.vms, vms)
             seen.info, seen.vms, reason = info, vms, ""
+            for tell in self._timed:
+                tell(time.monotonic() - began)
         if reason != seen.reason:
             _LOG.info("host %s %s", seen.ref.name, f"does not answer: {reason}" if reason else "answers")
         seen.reason = reason

@@ -29,6 +29,7 @@ from kvmove.manager.inventory import Inventory
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_log import MANAGER, TaskLogs
 from kvmove.manager.turns import Turns
+from kvmove.migration.move_log import logged_as
 from kvmove.model.log import LogLine
 from kvmove.model.move import MoveCheck, MoveKind, MovePlan, MoveRequest
 from kvmove.model.ownership import OwnershipState
@@ -133,7 +134,8 @@ class Moves:
             task = _task(plan, self._resolved(request, plan), by, parent)
             known = {"claims": self._turns.claims(plan), "forecast": self._forecasts.recall(request)}
             task = await self._book.add(task.model_copy(update=known))
-            _LOG.info("move %s is taken on: %s from %s to %s", task.id, task.vm, task.source, task.destination)
+            with logged_as(plan):
+                _LOG.info("%s is to go from %s to %s", task.vm, task.source, task.destination)
         self._planned.add(task.id)
         try:
             await self._advance()
@@ -349,7 +351,8 @@ class Moves:
         self._spawn(self._logs.keep(task.id), f"log of {task.id}")
 
     def _follow(self, task_id: str, plan: MovePlan) -> None:
-        self._spawn(self._follow_to_end(task_id, plan), f"follow {task_id}")
+        with logged_as(plan):
+            self._spawn(self._follow_to_end(task_id, plan), f"follow {task_id}")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -10,7 +10,7 @@ What a task's state should be is not decided here: see `moves` and `verdict`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
@@ -33,6 +33,15 @@ class TaskBook:
         self._saved: dict[str, Task] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self._closing = False
+        self._heard: list[Callable[[Task], None]] = []
+
+    def listen(self, heard: Callable[[Task], None]) -> None:
+        """Call `heard` with every new task and every change, on the event loop; it must not raise."""
+        self._heard.append(heard)
+
+    def _tell(self, task: Task) -> None:
+        for heard in self._heard:
+            heard(task)
 
     async def open(self) -> Self:
         """Read what is on disk."""
@@ -90,6 +99,7 @@ class TaskBook:
         """Take up a new task; it is on disk when this returns."""
         self._tasks[task.id] = task
         await self._save(task)
+        self._tell(task)
         return task
 
     async def change(self, task_id: str, **fields: Any) -> Task:
@@ -103,6 +113,7 @@ class TaskBook:
         task = task.model_copy(update={**fields, "revision": task.revision + 1})
         self._tasks[task_id] = task
         self._changed.pop(task_id, asyncio.Event()).set()
+        self._tell(task)
         if self._matters(task):
             await self._save(task)
         if task.ended_state:

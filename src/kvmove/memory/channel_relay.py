@@ -30,6 +30,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from kvmove.log_context import inherited
 from kvmove.transport.bandwidth import Bandwidth
 from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
@@ -179,7 +180,7 @@ class SourceRelay:
         self._listener.bind(str(path))
         path.chmod(0o600)
         self._listener.listen(self._expected)
-        self._thread = threading.Thread(target=self._accept_all, name="memory-accept", daemon=True)
+        self._thread = threading.Thread(target=inherited(self._accept_all), name="memory-accept", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -252,7 +253,7 @@ class SourceRelay:
         except StreamLost as error:
             self.failure = self.failure or f"a memory channel could not be opened: {error}"
             log.warning("%s", self.failure)
-        threading.Thread(target=self._run, args=(run,), name="memory-channel", daemon=True).start()
+        threading.Thread(target=inherited(self._run), args=(run,), name="memory-channel", daemon=True).start()
 
     def _run(self, run: Callable[[], None]) -> None:
         with self._lock:

@@ -23,6 +23,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from kvmove.log_context import current_move, inherited
+from kvmove.logs import set_up_logging
 from kvmove.memory.channel_relay import SourceRelay
 from kvmove.model.move import Route
 from kvmove.model.strict import Strict
@@ -88,7 +90,7 @@ class RelayProcess:
         assert self._process.stdin is not None
         self._process.stdin.write(order.model_dump_json().encode() + b"\n")
         self._process.stdin.flush()
-        self._thread = threading.Thread(target=self._listen, name="relay-news", daemon=True)
+        self._thread = threading.Thread(target=inherited(self._listen), name="relay-news", daemon=True)
         self._thread.start()
 
     def wait_ready(self) -> None:
@@ -146,11 +148,12 @@ class RelayProcess:
 
 def main() -> None:
     """The relay itself."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logging()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it ends with QEMU's channels
     lines = _Lines(sys.stdin.fileno())
     order = RelayOrder.model_validate_json(lines.wait())
+    current_move.set(order.move_id)
     context = client_context(order.pki) if order.pki is not None else None
     dialer = Dialer(order.move_id, bytes.fromhex(order.ticket), context, order.server_name)
 

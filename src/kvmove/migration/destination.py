@@ -24,11 +24,13 @@ from typing import Any
 
 from kvmove.errors import Busy, KvmoveError, MoveFailed, NotFound
 from kvmove.failpoints import reach
+from kvmove.log_context import inherited
 from kvmove.memory.channel_relay import DestinationRelay
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.incoming_disks import IncomingDisks
 from kvmove.migration.journal import Step
 from kvmove.migration.memory_channels import memory_channels
+from kvmove.migration.move_log import logged_as
 from kvmove.migration.move_record import record_committed, record_under_way
 from kvmove.model.image import Bases
 from kvmove.model.move import MovePlan
@@ -172,11 +174,12 @@ class IncomingMove:
 
     def _accept(self, hello: Hello, stream: Stream) -> Callable[[], None]:
         """A stream has proven itself; called in its thread."""
-        if hello.role is StreamRole.DISK:
-            return self._disks.accept(hello.number, stream)
-        if self._relay is None:
-            raise StreamLost("the move is over")
-        return self._relay.accept(hello.number, stream)
+        with logged_as(self.plan):
+            if hello.role is StreamRole.DISK:
+                return inherited(self._disks.accept(hello.number, stream))
+            if self._relay is None:
+                raise StreamLost("the move is over")
+            return inherited(self._relay.accept(hello.number, stream))
 
     async def sync(self) -> dict[str, Any]:
         """All that was acknowledged is on stable storage, folder included, and is not written to any more; with

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from kvmove.errors import KvmoveError, MoveFailed
+from kvmove.log_context import entered_phase
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Step
 from kvmove.migration.move_board import MoveBoard
@@ -123,5 +124,6 @@ class Procedure(ABC):
             await asyncio.sleep(STAND_SECONDS)
 
     def _enter(self, phase: Phase) -> None:
+        entered_phase(phase)
         self.board.enter(phase)
         self._journal.note(Step.REACHED, {"phase": phase})

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kvmove.errors import KvmoveError
+from kvmove.log_context import inherited
 
 SYNC_BYTES = 32 * 1024 * 1024
 SYNC_SECONDS = 0.5
@@ -40,7 +41,7 @@ class BackgroundSync:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._now = threading.Event()
-        self._thread = threading.Thread(target=self._keep_synced, name="disk-sync", daemon=True)
+        self._thread = threading.Thread(target=inherited(self._keep_synced), name="disk-sync", daemon=True)
 
     def start(self) -> None:
         """Begin; without it there are only the syncs that are asked for."""

@@ -20,8 +20,8 @@ from typing import Self
 from kvmove.disk.interface import SourceDisk
 from kvmove.disk.offload import Offload, Rung
 from kvmove.errors import KvmoveError, MoveFailed, Unreachable
+from kvmove.log_context import inherited
 from kvmove.model.move import Route
-from kvmove.move_log import mark
 from kvmove.mover.background_sync import BackgroundSync
 from kvmove.mover.dispatcher import DiskTerms, Dispatcher, Limits
 from kvmove.mover.forward_mode import ForwardMode
@@ -157,8 +157,7 @@ class DiskMove:
             for route in routes
             for slot in range(settings.streams_per_route)
         ]
-        self._mark = mark()
-        self._watch = threading.Thread(target=self._watch_time, name="move-watch", daemon=True)
+        self._watch = threading.Thread(target=inherited(self._watch_time), name="move-watch", daemon=True)
 
     @classmethod
     def within_host(
@@ -401,7 +400,7 @@ class DiskMove:
             self.dispatcher.add_stream(worker.number)
             self._by_number[worker.number] = worker
             self._changed.notify_all()
-        log.info("%s: stream %d is open", worker.name, worker.number, extra=self._mark)
+        log.info("%s: stream %d is open", worker.name, worker.number)
 
     def stream_closed(self, worker: Worker, reason: str) -> None:
         """See `worker.Engine`."""
@@ -417,7 +416,7 @@ class DiskMove:
         self._answer(answers)
         self._wake_all()
         if not self.stopping.is_set():
-            log.warning("%s: stream %d was lost: %s", worker.name, worker.number, reason, extra=self._mark)
+            log.warning("%s: stream %d was lost: %s", worker.name, worker.number, reason)
 
     def progress_made(self) -> None:
         """See `worker.Engine`."""
@@ -435,7 +434,7 @@ class DiskMove:
                 return
             self.failure = error
             self._changed.notify_all()
-        log.error("the disks of the move failed: %s", error.detail, extra=self._mark)
+        log.error("the disks of the move failed: %s", error.detail)
 
     def _wake_all(self) -> None:
         with self.lock:

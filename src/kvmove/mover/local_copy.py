@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from kvmove.disk.extents import Extent
 from kvmove.disk.offload import Offload, Rung
 from kvmove.errors import KvmoveError, MoveFailed
+from kvmove.log_context import inherited
 from kvmove.mover.dispatcher import WritePiece
 from kvmove.mover.region_map import RegionCopy
 from kvmove.mover.worker import Engine
@@ -45,7 +46,7 @@ class LocalCopy(threading.Thread):
     nic = ""
 
     def __init__(self, engine: Engine, offloads: Sequence[Offload], wrote: Callable[[int], None]) -> None:
-        super().__init__(name="local-copy", daemon=True)
+        super().__init__(target=inherited(self._work), name="local-copy", daemon=True)
         self.number = -1
         self.bytes_sent = 0  # no NIC sends anything
         self._engine = engine
@@ -56,7 +57,7 @@ class LocalCopy(threading.Thread):
         self._is_bulks_turn = False
         self._look = threading.Event()
 
-    def run(self) -> None:
+    def _work(self) -> None:
         yield_to_guests()
         self.number = self._engine.new_number()
         self._engine.stream_opened(self)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from kvmove.disk.interface import SourceDisk
 from kvmove.errors import KvmoveError
+from kvmove.log_context import inherited
 from kvmove.mover.bulk_copy import BufferPool, BulkFrame, region_frames
 from kvmove.mover.region_map import RegionCopy
 from kvmove.transport.priority import yield_to_guests
@@ -48,7 +49,7 @@ class ReadAhead(threading.Thread):
         may_sendfile: bool,
         buffers: int,
     ) -> None:
-        super().__init__(name="read-ahead", daemon=True)
+        super().__init__(target=inherited(self._work), name="read-ahead", daemon=True)
         self.failure: KvmoveError | None = None
         self._disks = disks
         self._claim = claim
@@ -59,7 +60,7 @@ class ReadAhead(threading.Thread):
         self._stopping = False
         self._look = threading.Event()
 
-    def run(self) -> None:
+    def _work(self) -> None:
         yield_to_guests()
         try:
             while not self._stopping:

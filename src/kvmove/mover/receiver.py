@@ -20,7 +20,6 @@ from collections.abc import Callable
 from kvmove.disk.interface import TargetDisk
 from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.errors import KvmoveError
-from kvmove.move_log import mark
 from kvmove.mover.background_sync import BackgroundSync
 from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
@@ -50,7 +49,6 @@ class DiskReceiver:
 
     def __init__(self, disks: list[TargetDisk]) -> None:
         self.disks = disks
-        self.mark = mark()
         self.failure: str = ""
         self.applied_bytes = 0
         self._lock = threading.Lock()
@@ -134,11 +132,11 @@ class _StreamReceiver:
             while True:
                 self._step()
         except (StreamLost, FrameError) as error:
-            log.info("stream %d ended: %s", self._number, error, extra=self._owner.mark)
+            log.info("stream %d ended: %s", self._number, error)
         except KvmoveError as error:
             self._report(error.detail)
         except Exception as error:
-            log.exception("stream %d failed", self._number, extra=self._owner.mark)
+            log.exception("stream %d failed", self._number)
             self._report(repr(error))
         finally:
             self._owner.stream_ended(self._number)
@@ -147,12 +145,12 @@ class _StreamReceiver:
 
     def _report(self, reason: str) -> None:
         """Tell the source why the destination cannot go on."""
-        log.error("the destination cannot go on: %s", reason, extra=self._owner.mark)
+        log.error("the destination cannot go on: %s", reason)
         self._owner.fail(reason)
         try:
             self.stream.send_all(frames.failed(reason), SEND_TIMEOUT)
         except StreamLost:
-            log.info("the source could not be told over stream %d", self._number, extra=self._owner.mark)
+            log.info("the source could not be told over stream %d", self._number)
 
     def _step(self) -> None:
         missing = self._missing()

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from kvmove.errors import KvmoveError, MoveFailed
+from kvmove.log_context import inherited
 from kvmove.mover.bulk_copy import CHUNK, SMALL, BulkFrame
 from kvmove.mover.dispatcher import WritePiece
 from kvmove.mover.read_ahead import ReadAhead
@@ -45,7 +46,7 @@ class Sender(threading.Thread):
     """Keeps one stream of a move open and busy. `open_stream` connects; it raises StreamLost when it cannot."""
 
     def __init__(self, engine: Engine, nic: str, open_stream: Callable[[int], Stream], slot: int) -> None:
-        super().__init__(name=f"send-{nic}", daemon=True)
+        super().__init__(target=inherited(self._work), name=f"send-{nic}", daemon=True)
         self.nic = nic
         self.number = -1
         self.stream: Stream | None = None
@@ -56,7 +57,7 @@ class Sender(threading.Thread):
         self._input = bytearray(64 * 1024)
         self._filled = 0
 
-    def run(self) -> None:
+    def _work(self) -> None:
         yield_to_guests()
         wait = RETRY_FIRST
         while not self._engine.stopping.is_set():

@@ -22,6 +22,7 @@ from threading import get_ident
 from time import monotonic
 
 from kvmove.errors import InvalidInput, MoveFailed
+from kvmove.log_context import inherited
 from kvmove.nbd.handshake import Handshake, HandshakeState
 from kvmove.nbd.protocol import Export, ProtocolError
 from kvmove.nbd.transmission import RequestHandler, Requests, encode_reply
@@ -57,7 +58,7 @@ class NbdServer:
         self._lock = threading.Lock()  # guards the sending side and the end of the connection
         self._batch: list[bytes] = []  # replies given by the server's own thread; touched by no other
         self._reason = ""
-        self._thread = threading.Thread(target=self._run, name=f"nbd-{export}", daemon=True)
+        self._thread = threading.Thread(target=inherited(self._run), name=f"nbd-{export}", daemon=True)
         self._thread_id = 0
 
     # Life

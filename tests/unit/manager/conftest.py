@@ -11,6 +11,7 @@ from cryptography import x509
 from fastapi import FastAPI
 
 from kvmove.client.manager import ManagerClient
+from kvmove.logs import RecentLines
 from kvmove.manager.access import Access
 from kvmove.manager.access_store import AccessStore
 from kvmove.manager.app import Parts, create_app
@@ -21,6 +22,7 @@ from kvmove.manager.host_book import HostBook
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.listeners import Listener, tcp_door, unix_door
 from kvmove.manager.moves import Moves
+from kvmove.manager.observed import observe
 from kvmove.manager.placement_parts import placement_parts
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_store import TaskStore
@@ -76,6 +78,7 @@ class Served:
         stack.push_async_callback(self.moves.close)
         self.placement = placement_parts(self.balance, self.folder, inventory, self.moves, self.book)
         stack.push_async_callback(self.placement.close)
+        observed = observe(inventory, self.book, RecentLines(), self.pki / "manager")
         tcp = stack.enter_context(tcp_door("127.0.0.1:0"))
         self.address = f"127.0.0.1:{tcp.getsockname()[1]}"
         self.url = f"https://{self.address}"
@@ -85,7 +88,8 @@ class Served:
         hosts = HostBook(store, inventory, self.certificates, self.address)
         self.access = Access(Users(store), hosts, self.certificates, wrong or WrongSecrets())
         self.inventory = inventory
-        app = self.app = create_app(Parts(inventory, registry, self.book, self.moves, self.access, self.placement))
+        parts = Parts(inventory, registry, self.book, self.moves, self.access, self.placement, observed)
+        app = self.app = create_app(parts)
         unix = stack.enter_context(unix_door(self.socket))
         listeners = [Listener(app, tcp, self.pki / "manager"), Listener(app, unix, None)]
         serving = asyncio.gather(*(listener.run_until_stopped() for listener in listeners))
@@ -94,6 +98,7 @@ class Served:
             stack.callback(listener.stop)
             await listener.listening.wait()
         stack.callback(self.book.end_watches)
+        stack.callback(observed.events.close)
 
     async def new_user(self, role: Role) -> UserToken:
         """A user of that role, who is called as it is."""
