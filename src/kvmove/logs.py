@@ -18,6 +18,10 @@ from typing import TextIO
 from kvmove.log_context import current_move, move_fields
 
 KEPT_LINES = 2000
+
+LoggedFields = dict[str, str]
+"""`time` (RFC 3339), `level`, `logger`, `event`; of a move also `task_id`, `vm`, `src`, `dst`, `phase`."""
+
 _FIELDS = ("task_id", "vm", "src", "dst", "phase")
 _PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -37,12 +41,16 @@ class JsonLines(logging.Formatter):
     """`{"time", "level", "logger", "event", …}`; with `error`, a stack trace, where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(self.fields(record), ensure_ascii=False)
+
+    def fields(self, record: logging.LogRecord) -> LoggedFields:
+        """The line before it is text."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         said = {"time": when, "level": record.levelname.lower(), "logger": record.name, "event": record.getMessage()}
         said |= _move_of(record)
         if record.exc_info:
             said["error"] = self.formatException(record.exc_info)
-        return json.dumps(said, ensure_ascii=False)
+        return said
 
 
 class PlainLines(logging.Formatter):
@@ -58,19 +66,19 @@ class PlainLines(logging.Formatter):
 
 
 class RecentLines(logging.Handler):
-    """The last lines as JSON, in memory, for `kvmove support-bundle`."""
+    """The last lines, in memory, for `kvmove support-bundle`."""
 
     def __init__(self, keep: int = KEPT_LINES) -> None:
         super().__init__()
-        self._lines: deque[str] = deque(maxlen=keep)
-        self.setFormatter(JsonLines())
+        self._lines: deque[LoggedFields] = deque(maxlen=keep)
+        self._form = JsonLines()
         self.addFilter(MoveFields())
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(self.format(record))
+        self._lines.append(self._form.fields(record))
 
     @property
-    def lines(self) -> Sequence[str]:
+    def lines(self) -> Sequence[LoggedFields]:
         """Oldest first."""
         return tuple(self._lines)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from uuid import UUID
 
 from kvmove.errors import KvmoveError, NotFound, Unreachable
+from kvmove.logs import LoggedFields
 from kvmove.model.forecast import DiskSample, GuestSample, StorageSample, WireSample
 from kvmove.model.host import HostInfo
 from kvmove.model.image import DiskImage
@@ -77,9 +78,9 @@ class FakeAgent:
         await self._answer()
         return f"kvmove_agent_vms {len(self.status_of_vms)}\n"
 
-    async def log(self) -> list[str]:
+    async def log(self) -> list[LoggedFields]:
         await self._answer()
-        return ['{"event": "a line"}']
+        return [{"event": "a line"}]
 
     async def vms(self) -> Sequence[VmStatus]:
         await self._answer()

@@ -46,7 +46,7 @@ def started_words(task: Task) -> str:
 def tell_end(task: Task, printer: Printer) -> int:
     """Say how an ended task ended: the report on stdout, or the problem on stderr. Gives the exit code."""
     form = printer.options.output
-    if form is Form.JSON or (form is Form.NAME and task.state is TaskState.SUCCEEDED):
+    if form in (Form.JSON, Form.YAML) or (form is Form.NAME and task.state is TaskState.SUCCEEDED):
         printer.item(task, task.id, lambda: "")
     if task.state is not TaskState.SUCCEEDED:
         error = task_error(task)

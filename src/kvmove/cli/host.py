@@ -10,6 +10,7 @@ from kvmove.cli.maintenance import maintenance
 from kvmove.cli.network import render_network
 from kvmove.cli.options import Group, Options, pass_options
 from kvmove.cli.output import Cells, Printer, facts, table
+from kvmove.cli.param_types import HOST
 from kvmove.cli.rows import HOSTS, datastore_kind, host_words, link_speed
 from kvmove.cli.session import ask
 from kvmove.model.host import HostInfo, HostStatus
@@ -34,7 +35,7 @@ def list_hosts(options: Options) -> None:
 
 
 @host.command("show")
-@click.argument("name")
+@click.argument("name", type=HOST)
 @pass_options
 def show_host(options: Options, name: str) -> None:
     """Show one host: memory, migration NICs, datastores."""

@@ -9,6 +9,7 @@ from kvmove.cli.ending import follow_to_end, started_words
 from kvmove.cli.move_options import move_options, move_request
 from kvmove.cli.options import Command, Form, Options, pass_options
 from kvmove.cli.output import Printer
+from kvmove.cli.param_types import HOST, VM
 from kvmove.cli.plan import render_check
 from kvmove.cli.session import ask
 from kvmove.client.manager import ManagerClient
@@ -18,8 +19,8 @@ from kvmove.model.task import Task
 
 
 @click.command(cls=Command)
-@click.argument("vm")
-@click.argument("host", required=False)
+@click.argument("vm", type=VM)
+@click.argument("host", required=False, type=HOST)
 @move_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and what would block it; change nothing.")
 @click.option("--no-wait", is_flag=True, help="Start it or queue it, print the task and leave.")

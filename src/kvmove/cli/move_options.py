@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kvmove.cli.param_types import Assignment, Milliseconds, Moment
+from kvmove.cli.param_types import DATASTORE, Assignment, Milliseconds, Moment, OneOf
 from kvmove.model.move import MoveRequest, Via
 from kvmove.model.priority import Priority
 from kvmove.model.terms import AUTO, MOST_SLOWDOWN, NO_CAP, Policy
@@ -22,6 +22,7 @@ _DISKS = (
     click.option(
         "--datastore",
         metavar="NAME",
+        type=DATASTORE,
         help="Where all disks go on HOST; by default shared ones stay, others go to datastores of equal name.",
     ),
     click.option(
@@ -34,12 +35,12 @@ _DISKS = (
     ),
     click.option(
         "--format",
-        type=click.Choice([str(form) for form in DiskFormat]),
+        type=OneOf([str(form) for form in DiskFormat]),
         help="What disks that move become; by default each keeps its own format.",
     ),
     click.option(
         "--provisioning",
-        type=click.Choice(["same", *(str(kind) for kind in Provisioning)]),
+        type=OneOf(["same", *(str(kind) for kind in Provisioning)]),
         default="same",
         show_default=True,
         help="The space that disks take once they have moved: that of their data, or all of their size.",
@@ -49,7 +50,7 @@ _DISKS = (
 _WAY = (
     click.option(
         "--via",
-        type=click.Choice([str(via) for via in Via]),
+        type=OneOf([str(via) for via in Via]),
         default=str(Via.AUTO),
         show_default=True,
         help="The network that disks take.",
@@ -70,7 +71,7 @@ _GUEST = (
     ),
     click.option(
         "--policy",
-        type=click.Choice([str(policy) for policy in Policy]),
+        type=OneOf([str(policy) for policy in Policy]),
         default=str(Policy.BALANCED),
         show_default=True,
         help="What gives way for a guest that changes its memory faster than it can be sent.",
@@ -106,7 +107,7 @@ _PACE = (
 _WHEN = (
     click.option(
         "--priority",
-        type=click.Choice([str(priority) for priority in Priority]),
+        type=OneOf([str(priority) for priority in Priority]),
         default=str(Priority.NORMAL),
         show_default=True,
         help="Which moves go first when several wait for room.",

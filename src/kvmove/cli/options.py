@@ -12,21 +12,33 @@ from typing import Any
 
 import click
 
+from kvmove.cli.param_types import OneOf
+
 
 class Form(StrEnum):
     """How a command prints what it has to say on stdout."""
 
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
     NDJSON = "ndjson"
     NAME = "name"
 
 
+WIDE = "wide"
+"""A table with all its columns: a way to print a table, not another form."""
+
+FORMS = ["table", WIDE, *(form.value for form in Form if form is not Form.TABLE)]
+
+
 @dataclass
 class Options:
-    """What the global options say. `color` None: as the terminal can."""
+    """What the global options say. `color` None: as the terminal can. `wide` and `columns` are for tables: all columns
+    that there are, or these and no others."""
 
     output: Form = Form.TABLE
+    wide: bool = False
+    columns: tuple[str, ...] = ()
     server: str | None = None
     context: str | None = None
     pki: Path | None = None
@@ -37,7 +49,7 @@ class Options:
     @property
     def machine_readable(self) -> bool:
         """Whether a program reads along: then errors are JSON too."""
-        return self.output in (Form.JSON, Form.NDJSON)
+        return self.output in (Form.JSON, Form.YAML, Form.NDJSON)
 
 
 pass_options = click.make_pass_decorator(Options, ensure=True)
@@ -54,7 +66,19 @@ def _keep(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 
 def _form(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     if value is not None:
-        ctx.ensure_object(Options).output = Form(value)
+        options = ctx.ensure_object(Options)
+        options.wide = value == WIDE
+        options.output = Form.TABLE if options.wide else Form(value)
+
+
+def _json(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(Options).output = Form.JSON
+
+
+def _columns(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Options).columns = tuple(name.strip() for name in value.split(",") if name.strip())
 
 
 def _no_color(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -78,8 +102,14 @@ def global_options(*, on_command: bool) -> list[click.Parameter]:
     rare = settings | {"hidden": on_command}
     return [
         click.Option(
-            ["-o", "--output"], type=click.Choice([form.value for form in Form]), callback=_form,
-            help="How to print: for people, as JSON, one JSON a line, or names alone.", **settings,
+            ["-o", "--output"], type=OneOf(FORMS), callback=_form,
+            envvar=None if on_command else "KVMOVE_OUTPUT",  # what stands before the command wins over it
+            help="How to print: for people, as JSON or YAML, one JSON a line, or names alone.", **settings,
+        ),
+        click.Option(["--json"], is_flag=True, callback=_json, help="The same as -o json.", **rare),
+        click.Option(
+            ["--columns"], metavar="NAME,...", callback=_columns,
+            help="These columns of a table, in this order.", **rare,
         ),
         click.Option(
             ["--server"], metavar="URL", callback=_keep("server"),

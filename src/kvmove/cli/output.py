@@ -1,8 +1,9 @@
 """Prints what a command has to say: data on stdout in the form that was asked for, all else on stderr.
 
-Invariant: with `-o json`, `ndjson` or `name`, stdout holds nothing but the data. Tables are never cut in a pipe.
+Invariant: with `-o json`, `yaml`, `ndjson` or `name`, stdout holds nothing but the data. No table is cut in a pipe.
 """
 
+import difflib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kvmove.cli.lazy import load
 from kvmove.cli.options import Form, Options
+from kvmove.errors import InvalidInput
 
 Item = TypeVar("Item", bound=BaseModel)
 
@@ -24,11 +27,13 @@ _PIPE_WIDTH = 1000  # a pipe has no width: wide enough that no table of ours is 
 
 
 class Listing(NamedTuple):
-    """How a kind of thing is listed: its row in a table, its name for `-o name`, and what to say when there is none."""
+    """How a kind of thing is listed: its row in a table, its name for `-o name`, and what to say when there is none;
+    `more` are the columns of `-o wide`, for what is not needed every day."""
 
     row: Callable[[Any], Cells]
     name: Callable[[Any], str]
     empty: str
+    more: Callable[[Any], Cells] = lambda _item: {}
 
 
 class Printer:
@@ -44,6 +49,8 @@ class Printer:
         match self.options.output:
             case Form.JSON:
                 self.json([plain(item) for item in items])
+            case Form.YAML:
+                self.yaml([plain(item) for item in items])
             case Form.NDJSON:
                 for item in items:
                     self.line(json.dumps(plain(item)))
@@ -51,7 +58,7 @@ class Printer:
                 for item in items:
                     self.line(listing.name(item))
             case Form.TABLE if items:
-                self.show(table([listing.row(item) for item in items]))
+                self.show(table(self._rows(items, listing)))
             case Form.TABLE:
                 self.note(listing.empty)
 
@@ -60,6 +67,8 @@ class Printer:
         match self.options.output:
             case Form.JSON:
                 self.json(plain(item))
+            case Form.YAML:
+                self.yaml(plain(item))
             case Form.NDJSON:
                 self.line(json.dumps(plain(item)))
             case Form.NAME:
@@ -78,6 +87,21 @@ class Printer:
     def json(self, data: Any) -> None:
         self.line(json.dumps(data, indent=2, ensure_ascii=False))
 
+    def yaml(self, data: Any) -> None:
+        """PyYAML is loaded only now: it is slow to load, and few ask for it."""
+        self.line(load("yaml:safe_dump")(data, sort_keys=False, allow_unicode=True).rstrip("\n"))
+
+    def _rows(self, items: Sequence[Item], listing: Listing) -> list[Cells]:
+        """The table's rows with the columns that were asked for.
+
+        :raise InvalidInput: there is no such column.
+        """
+        columns = self.options.columns
+        if not columns and not self.options.wide:
+            return [listing.row(item) for item in items]
+        rows: list[Cells] = [{**listing.row(item), **listing.more(item)} for item in items]
+        return [_only(row, columns) for row in rows] if columns else rows
+
     def line(self, text: str) -> None:
         """One line of data, as it is."""
         self.out.file.write(text + "\n")
@@ -87,6 +111,16 @@ class Printer:
         """Something a person may want to know; not data. Silent with -q."""
         if not self.options.quiet:
             self.err.print(printable(text), soft_wrap=True)
+
+
+def _only(row: Cells, columns: Sequence[str]) -> Cells:
+    known = {name.lower(): name for name in row}
+    for column in columns:
+        if column.lower() not in known:
+            close = difflib.get_close_matches(column.lower(), known, n=1)
+            said = f"did you mean {known[close[0]]!r}? " if close else ""
+            raise InvalidInput(f"there is no column {column!r}", hint=f"{said}there are: {', '.join(row)}")
+    return {known[column.lower()]: row[known[column.lower()]] for column in columns}
 
 
 def plain(item: BaseModel) -> Any:

@@ -1,12 +1,19 @@
 """Parameter types of the command line beyond click's own."""
 
+import difflib
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import click
+from click.shell_completion import CompletionItem
+
+from kvmove.cli.lazy import load
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}")
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_AGO_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class Milliseconds(click.ParamType[int]):
@@ -43,6 +50,49 @@ def next_at(now: datetime, hour: int, minute: int) -> datetime:
     """The next moment after `now` at which a clock in its zone shows that time."""
     today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     return today if today > now else today + timedelta(days=1)
+
+
+class OneOf(click.Choice[str]):
+    """One of some words; with a hint at the one that may have been meant."""
+
+    def __init__(self, choices: Sequence[str]) -> None:
+        super().__init__(choices)
+
+    def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
+        close = difflib.get_close_matches(str(value), self.choices, n=1)
+        said = super().get_invalid_choice_message(value, ctx)
+        return f"{said} Did you mean {close[0]!r}?" if close else said
+
+
+class LiveName(click.ParamType[str]):
+    """The name of something that the manager knows; the shell completes it with what there is now."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def shell_complete(self, ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        known: Mapping[str, str] = load("kvmove.cli.live_names:known_names")(self.name, ctx.find_root().obj)
+        return [CompletionItem(name, help=said or None) for name, said in known.items() if name.startswith(incomplete)]
+
+
+VM = LiveName("vm")
+HOST = LiveName("host")
+DATASTORE = LiveName("datastore")
+TASK = LiveName("task")
+
+
+class Ago(click.ParamType[timedelta]):
+    """How long ago: `90s`, `15m`, `1h`, `2d`."""
+
+    name = "ago"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        match = _AGO.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a time span; write for example 90s, 15m, 1h or 2d", param, ctx)
+        return timedelta(**{_AGO_UNITS[match[2]]: float(match[1])})
 
 
 class Assignment(click.ParamType[tuple[str, str]]):

@@ -11,7 +11,7 @@ from kvmove.model.log import LogLine
 from kvmove.model.priority import Priority
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import VmState, VmStatus
-from kvmove.units import format_size
+from kvmove.units import format_duration, format_size
 
 _VM_STYLE = {VmState.RUNNING: "green", VmState.CRASHED: "bold red", VmState.UNKNOWN: "yellow", VmState.OFF: "dim"}
 _TASK_STYLE = {
@@ -70,6 +70,38 @@ def vm_row(vm: VmStatus) -> Cells:
     }
 
 
+def _vm_more(vm: VmStatus) -> Cells:
+    return {
+        "epoch": str(vm.epoch),
+        "accelerator": vm.accelerator or vm.definition.accelerator,
+        "datastores": ", ".join(sorted({disk.datastore for disk in vm.definition.disks})),
+        "networks": ", ".join(nic.bridge for nic in vm.definition.nics),
+        "pid": str(vm.pid or ""),
+        "move": vm.move_id or "",
+    }
+
+
+def _host_more(host: HostStatus) -> Cells:
+    info = host.info
+    return {
+        "kvmove": info.version if info else "",
+        "data port": str(info.data_port) if info else "",
+        "datastores": ", ".join(f"{it.name} {format_size(it.free)} free" for it in info.datastores) if info else "",
+        "bridges": ", ".join(info.bridges) if info else "",
+    }
+
+
+def _task_more(task: Task) -> Cells:
+    report = task.report
+    return {
+        "kind": str(task.plan.kind) if task.plan else task.kind,
+        "took": format_duration(report.seconds) if report else "",
+        "downtime": f"{report.downtime_ms:.0f} ms" if report else "",
+        "sent": format_size(sum(report.bytes_per_nic.values())) if report else "",
+        "VM now": task.vm_state,
+    }
+
+
 def _host_row(host: HostStatus) -> Cells:
     info = host.info
     return {
@@ -120,9 +152,12 @@ def _log_row(line: LogLine) -> Cells:
     return {"time": local_time(line.time), "by": line.place, "level": line.level, "": printable(line.text)}
 
 
-VMS = Listing(vm_row, lambda vm: vm.definition.name, "No VMs. Define one: kvmove vm define FILE --host HOST")
+VMS = Listing(vm_row, lambda vm: vm.definition.name, "No VMs. Define one: kvmove vm define FILE --host HOST", _vm_more)
 LOG = Listing(_log_row, lambda line: line.text, "No lines: nobody remembers anything of this task.")
 HOSTS = Listing(
-    _host_row, lambda host: host.name, "No hosts. `kvmove host add NAME --control HOST:7441` lets one join."
+    _host_row,
+    lambda host: host.name,
+    "No hosts. `kvmove host add NAME --control HOST:7441` lets one join.",
+    _host_more,
 )
-TASKS = Listing(_task_row, lambda task: task.id, "No tasks yet. Move a VM: kvmove move VM HOST")
+TASKS = Listing(_task_row, lambda task: task.id, "No tasks yet. Move a VM: kvmove move VM HOST", _task_more)

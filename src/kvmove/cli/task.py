@@ -17,6 +17,7 @@ from kvmove.cli.failure import failure_block
 from kvmove.cli.forecast import against_real
 from kvmove.cli.options import Form, Group, Options, pass_options
 from kvmove.cli.output import Printer, facts
+from kvmove.cli.param_types import TASK
 from kvmove.cli.progress import plain_line, queue_words
 from kvmove.cli.report import outcome, render_report
 from kvmove.cli.rows import LOG, TASKS, local_time, task_state
@@ -68,7 +69,7 @@ def list_tasks(
 
 
 @task.command("show")
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", type=TASK)
 @pass_options
 def show_task(options: Options, task_id: str) -> None:
     """Show one task: where it is, or how it ended."""
@@ -77,7 +78,7 @@ def show_task(options: Options, task_id: str) -> None:
 
 
 @task.command("watch")
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", type=TASK)
 @pass_options
 def watch_task(options: Options, task_id: str) -> int:
     """Watch a task to its end, as `kvmove move` does. The exit code is the task's."""
@@ -85,7 +86,7 @@ def watch_task(options: Options, task_id: str) -> int:
 
 
 @task.command("cancel")
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", type=TASK)
 @click.option("--no-wait", is_flag=True, help="Do not wait until the source is free again.")
 @pass_options
 def cancel_task(options: Options, task_id: str, no_wait: bool) -> int:

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 
 from kvmove.cli.options import Form, Group, Options, pass_options
 from kvmove.cli.output import Printer, facts, table
+from kvmove.cli.param_types import HOST, VM
 from kvmove.cli.rows import VMS, vm_state
 from kvmove.cli.session import ask
 from kvmove.client.manager import ManagerClient
@@ -32,7 +33,7 @@ def list_vms(options: Options) -> None:
 
 
 @vm.command("show")
-@click.argument("name")
+@click.argument("name", type=VM)
 @pass_options
 def show_vm(options: Options, name: str) -> None:
     """Show one VM: where it is, its disks (and their files) and network cards."""
@@ -42,7 +43,7 @@ def show_vm(options: Options, name: str) -> None:
 
 @vm.command("define")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--host", required=True, help="The host that gets it.")
+@click.option("--host", required=True, type=HOST, help="The host that gets it.")
 @pass_options
 def define_vm(options: Options, file: Path, host: str) -> None:
     """Make a VM from the definition in FILE (TOML; - is stdin) with new, empty disks. It is off at first.
@@ -54,7 +55,7 @@ def define_vm(options: Options, file: Path, host: str) -> None:
 
 
 @vm.command("start")
-@click.argument("name")
+@click.argument("name", type=VM)
 @pass_options
 def start_vm(options: Options, name: str) -> None:
     """Start a VM that is off."""
@@ -62,7 +63,7 @@ def start_vm(options: Options, name: str) -> None:
 
 
 @vm.command("stop")
-@click.argument("name")
+@click.argument("name", type=VM)
 @click.option("--force", is_flag=True, help="End it now, as if the power went: writes in flight are lost.")
 @pass_options
 def stop_vm(options: Options, name: str, force: bool) -> None:
@@ -72,7 +73,7 @@ def stop_vm(options: Options, name: str, force: bool) -> None:
 
 
 @vm.command("pause")
-@click.argument("name")
+@click.argument("name", type=VM)
 @pass_options
 def pause_vm(options: Options, name: str) -> None:
     """Let a VM stand still; its memory is kept, and it can be moved as it is."""
@@ -80,7 +81,7 @@ def pause_vm(options: Options, name: str) -> None:
 
 
 @vm.command("resume")
-@click.argument("name")
+@click.argument("name", type=VM)
 @pass_options
 def resume_vm(options: Options, name: str) -> None:
     """Let a paused VM go on."""
@@ -88,7 +89,7 @@ def resume_vm(options: Options, name: str) -> None:
 
 
 @vm.command("delete")
-@click.argument("name")
+@click.argument("name", type=VM)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_options
 def delete_vm(options: Options, name: str, yes: bool) -> None:

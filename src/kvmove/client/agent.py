@@ -14,6 +14,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from kvmove.client.http import HttpClient, segment
+from kvmove.logs import LoggedFields
 from kvmove.model.forecast import GuestSample, StorageSample, WireSample
 from kvmove.model.host import HostInfo
 from kvmove.model.image import Bases, DiskImage
@@ -53,7 +54,7 @@ _GUEST = TypeAdapter(GuestSample)
 _WIRE = TypeAdapter(WireSample)
 _STORAGE = TypeAdapter(StorageSample)
 _TEXT = TypeAdapter(str)
-_LINES = TypeAdapter(list[str])
+_LINES = TypeAdapter(list[LoggedFields])
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
@@ -84,8 +85,8 @@ class AgentClient:
         """The agent's figures as Prometheus reads them."""
         return await self._http.ask(_TEXT, "GET", "/v1/metrics")
 
-    async def log(self) -> list[str]:
-        """The last lines of the agent's log, each a JSON object, oldest first."""
+    async def log(self) -> list[LoggedFields]:
+        """The last lines of the agent's log, oldest first."""
         return await self._http.ask(_LINES, "GET", "/v1/log")
 
     async def vms(self) -> list[VmStatus]:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlencode
 
+from aiohttp import ClientTimeout
 from pydantic import TypeAdapter
 
 from kvmove.client.access import AccessClient
 from kvmove.client.http import HttpClient, segment
 from kvmove.errors import InvalidInput
+from kvmove.logs import LoggedFields
 from kvmove.model.event import Event, PastEvents, Reset, Topic
 from kvmove.model.host import HostDatastore, HostStatus
 from kvmove.model.log import LogLine
@@ -35,6 +37,7 @@ from kvmove.model.ranking import MoveRanking
 from kvmove.model.task import Task, TaskChange, TaskState
 from kvmove.model.vm import VmDefinition, VmPlacement, VmStatus
 from kvmove.pki.identity import Identity, Role
+from kvmove.pki.peer import CONNECT_TIMEOUT
 
 PREFIX = "/api/v1"
 _CHECK_TIMEOUT = 60.0  # probes of both hosts and of the networks between them
@@ -60,7 +63,7 @@ _RULES = TypeAdapter(list[Rule])
 _EVENT: TypeAdapter[Event | Reset] = TypeAdapter(Event)
 _RESET: TypeAdapter[Event | Reset] = TypeAdapter(Reset)
 _PAST = TypeAdapter(PastEvents)
-_LINES = TypeAdapter(list[str])
+_LINES = TypeAdapter(list[LoggedFields])
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 _NOTHING = TypeAdapter(type(None))
 
@@ -292,14 +295,16 @@ class ManagerClient:
         """
         return dict(await self._http.ask(_ANYTHING, "GET", "/readyz"))
 
-    async def log(self, host: str | None = None) -> list[str]:
-        """The last lines of the manager's log, or of the agent's of `host`: JSON objects, oldest first."""
+    async def log(self, host: str | None = None) -> list[LoggedFields]:
+        """The last lines of the manager's log, or of the agent's of `host`; oldest first."""
         path = f"{PREFIX}/log" if host is None else f"{PREFIX}/hosts/{segment(host)}/log"
         return await self._http.ask(_LINES, "GET", path)
 
-    async def raw(self, method: str, path: str, body: object = None) -> Any:
-        """Any request, as it is; the answer's JSON, None for an answer without content."""
-        return await self._http.call(method, path, body, timeout=_CHANGE_TIMEOUT)
+    async def raw(self, method: str, path: str, body: object = None) -> tuple[str, str]:
+        """Any request; media type and text of the answer."""
+        limits = ClientTimeout(total=_CHANGE_TIMEOUT, connect=CONNECT_TIMEOUT)
+        async with self._http.open(method, path, body, limits=limits) as response:
+            return response.content_type, await response.text()
 
     async def _change_vm(self, vm: str, action: str) -> VmStatus:
         path = f"{PREFIX}/vms/{segment(vm)}:{action}"

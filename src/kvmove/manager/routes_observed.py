@@ -5,6 +5,7 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from kvmove.logs import LoggedFields
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.metrics import ManagerMetrics
 from kvmove.manager.observed import Observed
@@ -36,12 +37,12 @@ def log_router(observed: Observed, inventory: Inventory) -> APIRouter:
     router = APIRouter(tags=["metrics"])
 
     @router.get("/log")
-    async def manager_log() -> list[str]:
-        """The last lines of the manager's log, each a JSON object, oldest first."""
+    async def manager_log() -> list[LoggedFields]:
+        """The last lines of the manager's log, oldest first."""
         return list(observed.recent.lines)
 
     @router.get("/hosts/{name}/log")
-    async def agent_log(name: str) -> list[str]:
+    async def agent_log(name: str) -> list[LoggedFields]:
         """The last lines of an agent's log."""
         return await inventory.agent(name).log()
 
