@@ -23,6 +23,7 @@ help:
 	@echo "make matrix    VMs moved in every way: kinds, images, disks, states; CASES=TEXT for some"
 	@echo "make scale     the manager with 10, 100 and 1,000 simulated hosts: planning, starting tasks, memory"
 	@echo "make forecast  20 moves of different guests, each forecast first, and how good the forecasts were"
+	@echo "make man       manual pages into build/man"
 	@echo "make setup     only what these need: packages, .venv, guest kernel"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -60,6 +61,10 @@ scale: $(VENV)/.ready
 
 forecast: setup
 	@$(PY) -m kvmove lab forecast --results build/results -o $(OUTPUT)
+
+man: $(VENV)/.ready
+	@$(PY) scripts/make-man build/man
+	@echo "written to build/man; look: man -l build/man/kvmove-move.1"
 
 test: setup check unit integration
 

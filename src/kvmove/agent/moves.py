@@ -15,6 +15,7 @@ from typing import Any
 
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, InvalidInput, KvmoveError, NotAllowed, NotFound
+from kvmove.log_context import entered_phase
 from kvmove.migration.destination import IncomingMove, IncomingState
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import MoveJournal, Step
@@ -27,7 +28,7 @@ from kvmove.migration.source import SourceMove
 from kvmove.migration.steering import Steering
 from kvmove.migration.storage_move import StorageMove
 from kvmove.migration.storage_recovery import StorageRecovery
-from kvmove.model.move import MoveKind, MovePlan, MoveStatus
+from kvmove.model.move import MoveKind, MovePlan, MoveStatus, Phase
 from kvmove.model.vm import Power
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Moves:
         self._outgoing[plan.move_id] = move
         with logged_as(plan):
             log.info("VM %s goes to %s", plan.vm.name, plan.destination.name)
+            entered_phase(Phase.PREPARING)
             self._spawn(self._run(move), f"move-{plan.move_id}")
         return board.status()
 

@@ -55,38 +55,38 @@ def view(options: Options) -> None:
 
 
 @config.command("set")
-@click.argument("context")
+@click.argument("name", metavar="CONTEXT")
 @click.option("--url", required=True, metavar="URL", help="The manager, https://HOST:7440 or unix:/PATH.")
 @click.option("--certificate", type=click.Path(path_type=Path), metavar="FOLDER", help="Your certificate, for https.")
 @pass_options
-def set_command(options: Options, context: str, url: str, certificate: Path | None) -> None:
+def set_command(options: Options, name: str, url: str, certificate: Path | None) -> None:
     """Add a context, or change one. The first one becomes the current one."""
     try:
         entry = ContextEntry(server=url, pki=certificate and certificate.absolute())
     except ValidationError as error:
         raise InvalidInput(explain(error)) from error
-    set_context(context, entry)
-    Printer(options).note(f"Context {context} is {url}.")
+    set_context(name, entry)
+    Printer(options).note(f"Context {name} is {url}.")
 
 
 @config.command("use-context")
-@click.argument("context")
+@click.argument("name", metavar="CONTEXT")
 @pass_options
-def use_context(options: Options, context: str) -> None:
+def use_context(options: Options, name: str) -> None:
     """Make a context the current one."""
-    choose_context(context)
-    Printer(options).note(f"Commands ask {context} from now on.")
+    choose_context(name)
+    Printer(options).note(f"Commands ask {name} from now on.")
 
 
 @config.command("remove")
-@click.argument("context")
+@click.argument("name", metavar="CONTEXT")
 @pass_options
-def remove(options: Options, context: str) -> None:
+def remove(options: Options, name: str) -> None:
     """Forget a context. What it leads to is not touched."""
-    if context not in known_contexts().contexts:
-        raise NotFound(f"there is no context {context!r}", hint="kvmove config view lists them")
-    forget_context(context)
-    Printer(options).note(f"Context {context} is forgotten.")
+    if name not in known_contexts().contexts:
+        raise NotFound(f"there is no context {name!r}", hint="kvmove config view lists them")
+    forget_context(name)
+    Printer(options).note(f"Context {name} is forgotten.")
 
 
 @config.command("explain")
