@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import click
 from rich.text import Text
@@ -14,12 +15,20 @@ from kvmove.cli.output import Cells, Listing, Printer, plain, printable
 from kvmove.cli.param_types import Ago, OneOf
 from kvmove.cli.rows import local_time
 from kvmove.cli.session import ask
-from kvmove.client.manager import ManagerClient
 from kvmove.errors import InvalidInput, Unreachable
-from kvmove.model.event import Event, Reset, Topic
+from kvmove.model.event import Event, PastEvents, Reset, Topic
 
-_RETRY_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 _STYLE = {Topic.TASK: "cyan", Topic.VM: "green", Topic.HOST: "magenta"}
+
+
+class Told(Protocol):
+    """What is needed of the manager: see `client.ManagerClient`."""
+
+    async def past_events(self, since: str, topics: Sequence[Topic] = (), /) -> PastEvents: ...
+    def events(
+        self, topics: Sequence[Topic] = (), after: int | None = None, /
+    ) -> AsyncGenerator[Event | Reset, None]: ...
 
 
 @click.command(cls=Command)
@@ -35,17 +44,25 @@ def events(options: Options, follow: bool, since: timedelta | None, topics: tupl
     if follow and options.output in (Form.JSON, Form.YAML):
         raise InvalidInput(f"--follow has no end, and {options.output} one", hint="use -o ndjson")
     back = since if since is not None else timedelta(hours=0 if follow else 1)
-    ask(options, lambda manager: _Reading(manager, printer, wanted, everything).run(back, follow))
+    ask(options, lambda manager: Reading(manager, printer, wanted, everything).run(back, follow))
 
 
-class _Reading:
+class Reading:
     """One command's reading; `_last` is the revision that was printed last."""
 
-    def __init__(self, manager: ManagerClient, printer: Printer, topics: Sequence[Topic], everything: bool) -> None:
+    def __init__(
+        self,
+        manager: Told,
+        printer: Printer,
+        topics: Sequence[Topic],
+        everything: bool,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
         self._manager = manager
         self._printer = printer
         self._topics = topics
         self._everything = everything
+        self._retry_seconds = retry_seconds
         self._last: int | None = None
 
     async def run(self, back: timedelta, follow: bool) -> None:
@@ -80,7 +97,7 @@ class _Reading:
                 if not silent:
                     self._printer.note(f"The manager does not answer; trying again. ({error.detail})")
                 silent = True
-            await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(self._retry_seconds)
 
     def _tell_gap(self, reset: Reset) -> None:
         if self._last is not None:
