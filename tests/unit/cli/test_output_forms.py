@@ -1,6 +1,9 @@
 """Every form of output, columns that are chosen, and hints at what was meant."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -71,3 +74,15 @@ def test_what_was_meant_is_guessed(kvmove: Kvmove, words: tuple[str, ...], said:
     done = kvmove(*words)
     assert done.code == 2
     assert said in done.err
+
+
+def test_what_is_slow_to_load_is_not_loaded_for_help() -> None:
+    slow = ("rich", "pydantic", "aiohttp", "yaml", "cryptography", "prometheus_client")
+    code = f"import sys, kvmove.cli.main; print([name for name in {slow} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_manual_pages_are_made_of_every_command(tmp_path: Path) -> None:
+    script = Path(__file__).parents[3] / "scripts" / "make-man"
+    subprocess.run([sys.executable, "-W", "error", script, tmp_path], check=True)
+    assert {"kvmove.1", "kvmove-events.1", "kvmove-vm-list.1"} <= {page.name for page in tmp_path.iterdir()}
