@@ -97,6 +97,14 @@ async def test_figures_that_run_on_are_told_once_to_a_slow_reader_and_changes_of
     await reader.close()
 
 
+async def test_figures_that_run_on_push_no_change_of_state_out() -> None:
+    log = EventLog(keep=3)
+    log.hosts([host()])
+    for free in range(100):
+        log.hosts([host(free=free)])
+    assert [event.what for event in log.since("2000-01-01T00:00:00+00:00")] == ["host h1 answers"]
+
+
 async def test_what_became_old_while_a_reader_was_busy_is_not_sent_any_more() -> None:
     log = EventLog()
     log.hosts([host("h1"), host("h2")])
