@@ -75,7 +75,7 @@ check: $(VENV)/.ready
 	$(VENV)/bin/lint-imports
 
 unit: packages $(VENV)/.ready
-	$(PY) -m pytest tests/unit
+	$(PY) -m pytest tests/unit -m "not full"
 
 integration: setup
 	$(PY) -m pytest tests/integration tests/faults -m "not full"
@@ -83,8 +83,8 @@ integration: setup
 faults: setup
 	$(PY) -m pytest tests/faults
 
-full: setup check unit
-	$(PY) -m pytest tests/integration tests/faults
+full: setup check
+	$(PY) -m pytest tests
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

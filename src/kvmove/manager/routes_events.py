@@ -4,12 +4,26 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from kvmove.errors import InvalidInput
 from kvmove.manager.events import EVERYTHING, EventLog
 from kvmove.model.event import Event, PastEvents, Reset, Topic
+
+
+def _topics(
+    topics: Annotated[str, Query(description="`task`, `vm`, `host`, with commas between; all by default")] = "",
+) -> frozenset[Topic]:
+    """A dependency, so that what is wrong is an answer: a stream that has begun can say nothing any more.
+
+    :raise InvalidInput: there is no such topic.
+    """
+    named = [part.strip() for part in topics.split(",") if part.strip()]
+    try:
+        return frozenset(Topic(name) for name in named) or EVERYTHING
+    except ValueError as error:
+        raise InvalidInput(f"topics: {topics!r} is not known", hint=f"there are: {', '.join(Topic)}") from error
 
 
 def events_router(log: EventLog) -> APIRouter:
@@ -18,7 +32,7 @@ def events_router(log: EventLog) -> APIRouter:
 
     @router.get("/events", response_class=EventSourceResponse)
     async def events(
-        topics: Annotated[str, Query(description="`task`, `vm`, `host`, with commas between; all by default")] = "",
+        wanted: Annotated[frozenset[Topic], Depends(_topics)],
         last_event_id: Annotated[int | None, Header(description="go on after this revision")] = None,
     ) -> AsyncIterator[ServerSentEvent]:
         """`event: reset`, the present state, then each change: `event: task`, `vm` or `host`, `id:` its revision, data
@@ -28,30 +42,21 @@ def events_router(log: EventLog) -> APIRouter:
         The present state are all hosts and VMs and the tasks that have not ended. A reader that is slow misses figures
         that have changed again, and no change of state. FastAPI adds a comment every 15 s.
         """
-        wanted = _topics(topics)
         async for event in log.read(last_event_id, wanted):
             yield _sent(event)
 
     @router.get("/events:past")
     async def past_events(
-        since: Annotated[datetime, Query(description="RFC 3339, with its offset")], topics: str = ""
+        since: Annotated[datetime, Query(description="RFC 3339, with its offset")],
+        wanted: Annotated[frozenset[Topic], Depends(_topics)],
     ) -> PastEvents:
         """The changes of state since a moment, as far as this manager remembers: the last two thousand or so, since
         its start."""
         if since.tzinfo is None:
             raise InvalidInput("since: a time without its offset", hint="write for example 2026-11-23T10:00:00Z")
-        return PastEvents(events=tuple(log.since(since.isoformat(), _topics(topics))), complete_since=log.first_kept)
+        return PastEvents(events=tuple(log.since(since.isoformat(), wanted)), complete_since=log.first_kept)
 
     return router
-
-
-def _topics(text: str) -> frozenset[Topic]:
-    """:raise InvalidInput: there is no such topic."""
-    named = [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        return frozenset(Topic(name) for name in named) or EVERYTHING
-    except ValueError as error:
-        raise InvalidInput(f"topics: {text!r} is not known", hint=f"there are: {', '.join(Topic)}") from error
 
 
 def _sent(event: Event | Reset) -> ServerSentEvent:

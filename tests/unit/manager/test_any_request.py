@@ -25,6 +25,8 @@ from kvmove.pki.identity import Role
 from tests.unit.manager.conftest import Served
 
 FEW, MANY = 1, 60
+ENDLESS = "/events$"
+"""Streams: a reader that waits for their end waits for ever. They are held by tests of their own."""
 
 
 class Door(NamedTuple):
@@ -72,8 +74,9 @@ def ask_all(door: Door, examples: int) -> set[str]:
     """Ask every operation so many times with what fits its description, and with what does not; which were asked."""
     headers = {"Authorization": f"Bearer {door.token}"}
     schema = schemathesis.openapi.from_url(f"{door.url}/openapi.json", headers=headers)
+    ending = schema.exclude(path_regex=ENDLESS)
     asked, session = set[str](), requests.Session()
-    for found in schema.get_all_operations():
+    for found in ending.get_all_operations():
         assert isinstance(found, Ok), found
         operation = found.ok()
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):

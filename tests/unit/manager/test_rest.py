@@ -256,3 +256,12 @@ async def test_an_operators_words_go_to_the_source_with_a_name(served: Served) -
         status, _, said = await raw(served, "PATCH", f"/api/v1/tasks/{task.id}", json={"bandwidth": "1KiB"})
         assert status == 422
         assert "at least 64.0 KiB/s" in said["detail"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/events?topics=disk", "/api/v1/events:past?topics=disk&since=2026-11-23T10:00:00Z"]
+)
+async def test_a_topic_that_there_is_not_is_an_answer_and_no_broken_stream(served: Served, path: str) -> None:
+    status, _, problem = await raw(served, "GET", path)
+    assert (status, problem["code"]) == (422, "INVALID_INPUT")
+    assert "disk" in problem["detail"]
