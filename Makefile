@@ -75,7 +75,7 @@ check: $(VENV)/.ready
 	$(VENV)/bin/lint-imports
 
 unit: packages $(VENV)/.ready
-	$(PY) -m pytest tests/unit -m "not full"
+	$(PY) -m pytest tests/unit -m "not full" --numprocesses 2
 
 integration: setup
 	$(PY) -m pytest tests/integration tests/faults -m "not full"
