@@ -7,6 +7,7 @@ by a crash. Blocking; meant for a thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import time
@@ -19,6 +20,9 @@ from kvmove.units import KIB, MIB
 
 PROBE_MOST = 64 * MIB
 PROBE_SECONDS = 0.35
+LEAST_FREE = 4 * PROBE_MOST
+"""Where less is free nothing is tried: a guest that writes in that moment must never find the storage full."""
+
 _PIECE = MIB
 _PIECES = 16
 """Written between two syncs, about as a move does."""
@@ -29,8 +33,11 @@ _BLOCK = 64 * KIB
 def write_rate(folder: Path) -> int:
     """Bytes/s, made durable at the end, of bytes that do not compress.
 
-    :raise OSError: the storage is full, failed, or knows no files without names.
+    :raise OSError: the storage is nearly full, failed, or knows no files without names.
     """
+    space = os.statvfs(folder)
+    if space.f_bavail * space.f_frsize < LEAST_FREE:
+        raise OSError(errno.ENOSPC, "too little space is free to try it")
     piece = secrets.token_bytes(_PIECE)
     with _nameless(folder) as file:
         began = time.monotonic()

@@ -5,6 +5,8 @@
     is silent       QEMU is held back               waiting for the registry before the guest is paused
     WAIT_SECONDS    the move is undone              why
 
+A guest whose vCPUs QEMU slows at that moment stays slowed as long as it is held: then the wait is SLOWED_WAIT_SECONDS.
+
 The registry is asked all the time while memory is sent. It may fall silent in the moment between its last answer and
 the pause, and a guest that writes nothing cannot be held back: then the guest stands still for at most
 `switchover.REGISTRY_SECONDS`, and the move is undone.
@@ -30,6 +32,9 @@ FRESH_SECONDS = 2.0
 
 WAIT_SECONDS = 300.0
 """So long may the registry be silent before the move is undone, the guest running all the time."""
+
+
+SLOWED_WAIT_SECONDS = 10.0
 
 
 class RegistryGate:
@@ -63,7 +68,7 @@ class RegistryGate:
     async def holds(self, migration: Migration, info: MigrationInfo) -> bool:
         """While QEMU sends: whether it is held back now. To be called again and again; it does not wait.
 
-        :raise Unreachable: the registry has not answered for WAIT_SECONDS.
+        :raise Unreachable: the registry has not answered for WAIT_SECONDS, or SLOWED_WAIT_SECONDS of a slowed guest.
         """
         self._look()
         silent = self._clock() - self._heard > FRESH_SECONDS
@@ -73,7 +78,7 @@ class RegistryGate:
         if self._held_at is None:
             self._held_at = info.rounds
             await migration.hold_back()
-        self._close(self._why or "it takes too long to answer")
+        self._close(self._why or "it takes too long to answer", SLOWED_WAIT_SECONDS if info.throttle else WAIT_SECONDS)
         return True
 
     def without_hold(self, info: MigrationInfo) -> MigrationInfo:
@@ -109,14 +114,13 @@ class RegistryGate:
             return error.detail
         return ""
 
-    def _close(self, why: str) -> None:
+    def _close(self, why: str, most: float = WAIT_SECONDS) -> None:
         now = self._clock()
         self._closed = self._closed or now
         self._board.message = f"waiting for the registry before the guest is paused: {why}"
-        if now - self._closed > WAIT_SECONDS:
+        if now - self._closed > most:
             raise Unreachable(
-                f"The registry has not answered for {WAIT_SECONDS:.0f} s, and the VM cannot be handed over without "
-                f"it: {why}",
+                f"The registry has not answered for {most:.0f} s, and the VM cannot be handed over without it: {why}",
                 hint="See whether the manager and its etcd run; then move again. The guest was not paused.",
             )
 

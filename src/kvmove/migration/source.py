@@ -141,7 +141,9 @@ class SourceMove(OutgoingMove):
                 return migration
             if info.status in ENDED:
                 raise MoveFailed(f"The memory's transfer ended as {info.status}: {relay.why() or info.error}.")
-            if not await gate.holds(migration, info):
+            if await gate.holds(migration, info):
+                self._memory_speed = Speed()  # held back, it sends next to nothing, which says nothing of the wire
+            else:
                 await self._steer(migration, gate.without_hold(info))
 
     async def _configure(self, migration: Migration) -> None:
@@ -160,6 +162,8 @@ class SourceMove(OutgoingMove):
         if now - self._shared_at >= SHARE_SECONDS:
             self.steering.share(now - self._shared_at)
             self._shared_at = now
+        if self.steering.is_paused and info.throttle:
+            self.steering.end_pause("QEMU has begun to hold vCPUs back, and would do so as long as the pause lasts")
         if self.steering.is_paused:
             self._memory_speed = Speed()  # what is seen before it sends again says nothing
             return

@@ -131,6 +131,12 @@ class Steering:
         self._apply_pause()
         self._board.note(f"resumed by {by}")
 
+    def end_pause(self, why: str) -> None:
+        """A pause that would harm the guest is over."""
+        self._board.note(f"the pause by {self._paused_by} is over: {why}")
+        self._paused_by = ""
+        self._apply_pause()
+
     def give_word(self, by: str) -> None:
         """Let it switch over: at once if it is in step, else as soon as it is.
 

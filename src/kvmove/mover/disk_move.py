@@ -253,7 +253,7 @@ class DiskMove:
         """The guest stands still and waits for what is on its way."""
         with self._impact_lock:
             self._impact.rate_ends()
-        self.bandwidth.limit_bulk(None)
+            self.bandwidth.limit_bulk(None)
 
     @property
     def slowed(self) -> tuple[int, float]:
@@ -465,8 +465,8 @@ class DiskMove:
     def _spare_guest(self, now: float) -> None:
         with self._impact_lock:
             is_new, limit = self._impact.look(now, self.bandwidth.bulk_bytes)
-        if is_new:
-            self.bandwidth.limit_bulk(limit)
+            if is_new:
+                self.bandwidth.limit_bulk(limit)
 
     def _check_deadlines(self, now: float) -> None:
         for mirror in self._mirrors:

@@ -28,6 +28,12 @@ def test_no_more_is_written_than_may_be(tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(written) == speed.PROBE_MOST == 64 * MIB
 
 
+def test_nothing_is_tried_where_little_space_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "LEAST_FREE", 2**60)
+    with pytest.raises(OSError, match="too little space"):
+        speed.write_rate(tmp_path)
+
+
 def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         speed.write_rate(tmp_path / "gone")

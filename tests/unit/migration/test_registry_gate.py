@@ -55,11 +55,11 @@ class Gate:
         self.migration = Held()
         self.gate = RegistryGate(self.registry, VM, self.board, lambda: self.now)
 
-    async def after(self, seconds: float, rounds: int = 1) -> bool:
+    async def after(self, seconds: float, rounds: int = 1, throttle: int = 0) -> bool:
         """Whether QEMU is held then; it was looked at twice a second all the time, as the move does."""
         end = self.now + seconds
         while True:
-            held = await self.gate.holds(self.migration, MigrationInfo(Status.ACTIVE, rounds=rounds))
+            held = await self.gate.holds(self.migration, MigrationInfo(Status.ACTIVE, rounds=rounds, throttle=throttle))
             for _ in range(5):
                 await asyncio.sleep(0)
             if self.now >= end:
@@ -140,3 +140,11 @@ async def test_before_qemu_begins_it_is_waited_for_with_the_same_end(monkeypatch
     it.registry.is_away, comes_back = True, 1000.0
     with pytest.raises(Unreachable):
         await it.gate.wait()
+
+
+async def test_a_guest_that_qemu_slows_is_not_held_so_for_long() -> None:
+    it = Gate()
+    it.registry.is_away = True
+    assert await it.after(SLOWED_WAIT_SECONDS, throttle=70)
+    with pytest.raises(Unreachable, match="not answered for 10 s"):
+        await it.after(3, throttle=70)

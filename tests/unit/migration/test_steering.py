@@ -91,6 +91,14 @@ def test_a_guest_that_is_slowed_is_not_left_so() -> None:
     assert at.message() == ""
 
 
+def test_a_pause_in_which_the_guest_is_slowed_ends() -> None:
+    at = At()
+    at.steering.pause("ann")
+    at.steering.end_pause("the guest is slowed")
+    assert not at.steering.is_paused and at.message() == ""
+    assert at.changes()[-1] == "the pause by ann is over: the guest is slowed"
+
+
 @pytest.mark.parametrize("ends", ["switches", "aborts"])
 def test_once_it_is_too_late_nothing_is_taken(ends: str) -> None:
     at = At(switchover="manual", bandwidth=MIB)
