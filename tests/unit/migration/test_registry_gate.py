@@ -8,7 +8,7 @@ import pytest
 from kvmove.errors import Unreachable
 from kvmove.migration import registry_gate
 from kvmove.migration.move_board import MoveBoard
-from kvmove.migration.registry_gate import FRESH_SECONDS, WAIT_SECONDS, RegistryGate
+from kvmove.migration.registry_gate import FRESH_SECONDS, SLOWED_WAIT_SECONDS, WAIT_SECONDS, RegistryGate
 from kvmove.model.ownership import Ownership
 from kvmove.qemu.migration import Migration, MigrationInfo, Status
 from kvmove.registry.sqlite import SqliteRegistry
