@@ -3,7 +3,7 @@
 Invariants:
 - A task's revision grows with each change and never falls, not over a restart either: a change that is not on disk
   is at most `_UNSAVED` revisions ahead of the disk, and a restart skips that many.
-- An ended task never changes. The newest `keep` of them stay, queued and running ones always do.
+- An ended task never changes. The `keep` that ended last stay, queued and running ones always do.
 - A watcher that is slow misses states in between, never the last one.
 
 What a task's state should be is not decided here: see `moves` and `verdict`.
@@ -30,6 +30,7 @@ class TaskBook:
         self._keep = keep
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="tasks")
         self._tasks: dict[str, Task] = {}
+        self._unended: dict[str, Task] = {}
         self._saved: dict[str, Task] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self._closing = False
@@ -48,7 +49,7 @@ class TaskBook:
         loop = asyncio.get_running_loop()
         for task in await loop.run_in_executor(self._writer, self._store.load):
             revision = task.revision if task.ended_state else task.revision + _UNSAVED + 1
-            self._tasks[task.id] = task.model_copy(update={"revision": revision})
+            self._put(task.model_copy(update={"revision": revision}))
         return self
 
     def end_watches(self) -> None:
@@ -66,19 +67,19 @@ class TaskBook:
 
     def all(self) -> list[Task]:
         """All tasks, newest first."""
-        return sorted(self._tasks.values(), key=lambda task: (task.created, task.id), reverse=True)
+        return sorted(self._tasks.values(), key=_age, reverse=True)
 
     def unended(self) -> list[Task]:
         """The tasks that are queued or running, newest first."""
-        return [task for task in self.all() if not task.ended_state]
+        return sorted(self._unended.values(), key=_age, reverse=True)
 
     def queued(self) -> list[Task]:
         """The tasks that wait for their turn or their time, oldest first."""
-        return [task for task in reversed(self.all()) if task.state is TaskState.QUEUED]
+        return [task for task in reversed(self.unended()) if task.state is TaskState.QUEUED]
 
     def running(self) -> list[Task]:
         """The tasks that run, newest first."""
-        return [task for task in self.all() if task.state is TaskState.RUNNING]
+        return [task for task in self.unended() if task.state is TaskState.RUNNING]
 
     def get(self, text: str) -> Task:
         """The task with the id `text`, or the only one whose id begins so.
@@ -97,7 +98,7 @@ class TaskBook:
 
     async def add(self, task: Task) -> Task:
         """Take up a new task; it is on disk when this returns."""
-        self._tasks[task.id] = task
+        self._put(task)
         await self._save(task)
         self._tell(task)
         return task
@@ -111,7 +112,7 @@ class TaskBook:
         if task.ended_state or all(getattr(task, name) == value for name, value in fields.items()):
             return task
         task = task.model_copy(update={**fields, "revision": task.revision + 1})
-        self._tasks[task_id] = task
+        self._put(task)
         self._changed.pop(task_id, asyncio.Event()).set()
         self._tell(task)
         if self._matters(task):
@@ -144,10 +145,21 @@ class TaskBook:
         """What was kept of the task's log; None: nothing was."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._store.log, task_id)
 
+    def _put(self, task: Task) -> None:
+        self._tasks[task.id] = task
+        if task.ended_state:
+            self._unended.pop(task.id, None)
+        else:
+            self._unended[task.id] = task
+
     async def _forget_old(self) -> None:
-        ended = [task for task in self.all() if task.ended_state]
+        """By their ends: one that ran long and ended just now is not old, whoever watches it sees its end."""
+        if len(self._tasks) - len(self._unended) <= self._keep:
+            return
+        ended = [task for task in self._tasks.values() if task.ended_state]
+        ended.sort(key=lambda task: (task.ended or task.created, task.id), reverse=True)
         for task in ended[self._keep :]:
-            del self._tasks[task.id]
+            self._tasks.pop(task.id, None)
             self._saved.pop(task.id, None)
             await asyncio.get_running_loop().run_in_executor(self._writer, self._store.delete, task.id)
 
@@ -160,6 +172,10 @@ class TaskBook:
     async def _save(self, task: Task) -> None:
         self._saved[task.id] = task
         await asyncio.get_running_loop().run_in_executor(self._writer, self._store.save, task)
+
+
+def _age(task: Task) -> tuple[str, str]:
+    return task.created, task.id
 
 
 def _lasting(task: Task) -> tuple[object, ...]:

@@ -152,3 +152,24 @@ async def test_a_task_that_this_version_cannot_read_does_not_stop_the_manager(tm
     database.close()
     async with opened(tmp_path / "tasks.db") as book:
         assert book.all() == []
+
+
+async def test_one_that_ran_long_and_ended_last_is_not_forgotten_before_older_ends(tmp_path: Path) -> None:
+    async with opened(tmp_path / "tasks.db", keep=1) as book:
+        for number in range(3):
+            await book.add(FIRST.model_copy(update={"id": f"task{number}", "created": f"2026-11-23T0{number}:00:00Z"}))
+        for number, hour in ((1, 10), (2, 11), (0, 12)):
+            await book.change(f"task{number}", state=TaskState.SUCCEEDED, ended=f"2026-11-23T{hour}:00:00Z")
+        assert [task.id for task in book.all()] == ["task0"]
+
+
+async def test_what_has_not_ended_is_known_apart_also_after_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path / "tasks.db") as book:
+        for name, state in (("a", TaskState.QUEUED), ("b", TaskState.RUNNING), ("c", TaskState.RUNNING)):
+            await book.add(FIRST.model_copy(update={"id": name, "state": state}))
+        await book.change("b", state=TaskState.SUCCEEDED)
+        await book.change("a", state=TaskState.RUNNING)
+        assert [task.id for task in book.running()] == ["c", "a"]
+    async with opened(tmp_path / "tasks.db") as book:
+        assert [task.id for task in book.unended()] == ["c", "a"]
+        assert book.queued() == []
