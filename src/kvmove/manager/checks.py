@@ -8,20 +8,21 @@ manager has under way; `moves` does.
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import NamedTuple
 
 from kvmove.errors import Busy, InvalidInput, Unreachable
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.probes import End, Prober
-from kvmove.migration.findings import blocks
+from kvmove.migration.findings import blocks, warning
 from kvmove.migration.network_view import network_report
 from kvmove.migration.plan import can_compare, check, make_plan
 from kvmove.migration.probed import NOT_PROBED, Known, Probed
 from kvmove.migration.ranking import ORDER, rank
+from kvmove.model.finding import Finding
 from kvmove.model.host import HostStatus
 from kvmove.model.image import DiskImage
-from kvmove.model.move import MoveCheck, MoveRequest
+from kvmove.model.move import MoveCheck, MovePlan, MoveRequest
 from kvmove.model.ownership import Ownership, OwnershipState
 from kvmove.model.probe import NetworkReport
 from kvmove.model.ranking import MoveRanking, RankedHost
@@ -35,8 +36,12 @@ PROBED_AT_ONCE = 4
 """Hosts of a ranking: each pair of hosts takes some connections and threads of the source's agent."""
 
 
+WouldWait = Callable[[MoveRequest, MovePlan], Awaitable[str]]
+"""What this move would wait for if it were started now; empty if for nothing."""
+
+
 class _Facts(NamedTuple):
-    """What all checks of one VM share."""
+    """What all checks of one VM share. `hosts` are those that they are about at least."""
 
     vm: VmStatus
     hosts: Mapping[str, HostStatus]
@@ -47,9 +52,10 @@ class _Facts(NamedTuple):
 class Checks:
     """Checks of moves between the hosts of `inventory`. Lives on one event loop."""
 
-    def __init__(self, inventory: Inventory, registry: Registry) -> None:
+    def __init__(self, inventory: Inventory, registry: Registry, would_wait: WouldWait) -> None:
         self._inventory = inventory
         self._registry = registry
+        self._would_wait = would_wait
         self._recent: dict[tuple[str, str], tuple[float, tuple[str, ...], Probed]] = {}
 
     async def find(self, request: MoveRequest) -> VmStatus:
@@ -63,15 +69,17 @@ class Checks:
         return self._inventory.vm(request.vm)
 
     async def check(self, request: MoveRequest, vm: VmStatus, *, fresh: bool = True) -> MoveCheck:
-        """What the move would do, and what to know before it starts. Without `fresh` a probe of the last FRESH_SECONDS
-        will do.
+        """What the move would do, and what to know before it starts. Without `fresh`, as for a start, a probe of the
+        last FRESH_SECONDS will do, and whether it would be queued is not asked.
 
         :raise CheckFailed: something blocks it; all that was found is in `checks`.
         :raise Busy: the VM is moving.
         """
-        facts = await self._facts(vm)
+        facts = await self._facts(vm, {vm.host, request.host or vm.host})
         known = Known(facts.images, await self._probe(request, facts, fresh=fresh))
         plan = make_plan(request, vm, facts.hosts, facts.record, secrets.token_hex(8), known)
+        if fresh:
+            known = known._replace(told=await self._room(request, plan))
         return MoveCheck(plan=plan, findings=tuple(check(request, vm, facts.hosts, facts.record, known)))
 
     async def rank(self, request: MoveRequest, vm: VmStatus, running: Mapping[str, int]) -> MoveRanking:
@@ -80,7 +88,7 @@ class Checks:
 
         :raise Busy: the VM is moving.
         """
-        facts = await self._facts(vm)
+        facts = await self._facts(vm, [host.name for host in self._inventory.hosts()])
         gate = asyncio.Semaphore(PROBED_AT_ONCE)
 
         async def look(host: HostStatus) -> RankedHost:
@@ -109,23 +117,33 @@ class Checks:
         if not any(map(blocks, findings)):
             known = Known(facts.images, await self._probe(request, facts, fresh=True))
             findings = check(*arguments, known)
-        blocked = any(map(blocks, findings))
+        plan = None
+        if not any(map(blocks, findings)):
+            plan = make_plan(*arguments, secrets.token_hex(8), known)
+            findings = check(*arguments, known._replace(told=await self._room(request, plan)))
         name = request.host or facts.vm.host
         status = facts.hosts[name]
         info = status.info if status.reachable else None
         return RankedHost(
             host=name,
-            plan=None if blocked else make_plan(*arguments, secrets.token_hex(8), known),
+            plan=plan,
             findings=tuple(findings),
             memory_free=info.memory_free if info else None,
             memory_total=info.memory_total if info else None,
             running_moves=running.get(name, 0),
         )
 
-    async def _facts(self, vm: VmStatus) -> _Facts:
+    async def _room(self, request: MoveRequest, plan: MovePlan) -> tuple[Finding, ...]:
+        waits = await self._would_wait(request, plan)
+        if not waits:
+            return ()
+        remedy = "it begins by itself when there is room; `--priority high` goes before others that wait"
+        return (warning("would-be-queued", f"the move would be queued now: {waits}", remedy),)
+
+    async def _facts(self, vm: VmStatus, names: Collection[str]) -> _Facts:
         record = await self._registry.get(vm.definition.uuid)
         _refuse_moving(vm, record)
-        hosts = {host.name: host for host in self._inventory.hosts()}
+        hosts = {name: self._inventory.host(name) for name in names}
         return _Facts(vm, hosts, record, await self._images(vm))
 
     async def _probe(self, request: MoveRequest, facts: _Facts, *, fresh: bool) -> Probed:

@@ -28,13 +28,14 @@ from kvmove.manager.moves import Moves
 from kvmove.manager.observed import observe
 from kvmove.manager.ownership_news import keep_fresh
 from kvmove.manager.placement_parts import placement_parts
-from kvmove.manager.registry_engine import open_registry
+from kvmove.manager.registry_engine import open_registry, open_slots
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_log import MANAGER
 from kvmove.manager.task_store import TaskStore
 from kvmove.manager.turns import Turns
 from kvmove.manager.users import Users
 from kvmove.move_log import MoveLog
+from kvmove.registry.leased_slots import LeasedSlots
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,7 +67,9 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set; `ready` is set once both doors are open. The caller holds the state folder."""
     async with AsyncExitStack() as stack:
-        parts = await _parts(config, stack, recent or RecentLines())
+        slots = open_slots(config.registry, config.state)
+        stack.push_async_callback(slots.close)
+        parts = await _parts(config, stack, slots, recent or RecentLines())
         app = create_app(parts)
         doors = [
             Listener(app, stack.enter_context(tcp_door(config.listen)), config.pki),
@@ -74,7 +77,7 @@ async def serve(
         ]
         parts.moves.resume()
         parts.placement.maintenance.resume()
-        for name, work in _background(parts).items():
+        for name, work in _background(parts, slots).items():
             stack.callback(asyncio.create_task(work, name=name).cancel)
         async with asyncio.TaskGroup() as serving:
             for door in doors:
@@ -91,17 +94,18 @@ async def serve(
                 door.stop()
 
 
-def _background(parts: Parts) -> dict[str, Coroutine[Any, Any, None]]:
+def _background(parts: Parts, slots: LeasedSlots) -> dict[str, Coroutine[Any, Any, None]]:
     """What goes on as long as the manager serves."""
     return {
         "inventory": parts.inventory.run(),
+        "admission slots": slots.run(),
         "ownership news": keep_fresh(parts.registry, parts.inventory),
         "certificates": parts.access.certificates.run(),
         "balancing": parts.placement.balancer.run(),
     }
 
 
-async def _parts(config: ManagerConfig, stack: AsyncExitStack, recent: RecentLines) -> Parts:
+async def _parts(config: ManagerConfig, stack: AsyncExitStack, slots: LeasedSlots, recent: RecentLines) -> Parts:
     """The parts, each closed when the stack is left, in reverse order."""
     registry = open_registry(config.registry, config.state)
     stack.push_async_callback(registry.close)
@@ -112,7 +116,7 @@ async def _parts(config: ManagerConfig, stack: AsyncExitStack, recent: RecentLin
     kept = MoveLog(MANAGER)
     logging.getLogger("kvmove").addHandler(kept)
     stack.callback(logging.getLogger("kvmove").removeHandler, kept)
-    turns = Turns(book, inventory, config.admission)
+    turns = Turns(book, inventory, config.admission, slots=slots)
     moves = Moves(inventory, registry, book, Follower(inventory, registry, book), turns, kept)
     stack.push_async_callback(moves.close)
     placement = placement_parts(config.balance, config.state, inventory, moves, book)

@@ -7,6 +7,7 @@ planned anew, and what blocks it by then ends the task. It is on disk as running
 destination expects the move before the source begins it; and when the source's answer is lost, the move may have begun,
 so the task is followed rather than called a failure. A task that a restarted manager finds running is followed, unless
 source and registry prove that its move never began: then it waits for its turn again, as another move to the agents.
+What all managers share (`move_slots`) is taken before the task runs, and given back once it does not.
 
 Invariant: the ticket goes to the two agents and nowhere else: not into the task, the log, an answer or an error.
 """
@@ -65,11 +66,11 @@ class Moves:
     ) -> None:
         self._inventory = inventory
         self._registry = registry
-        self.checks = Checks(inventory, registry)
         self._book = book
         self._follower = follower
         self._forecasts = Forecasts(inventory, book)
         self._turns = turns or Turns(book, inventory)
+        self.checks = Checks(inventory, registry, self._turns.would_wait)
         self._logs = TaskLogs(inventory, book, kept or MoveLog(MANAGER))
         self._starting: set[UUID] = set()
         self._planned: set[str] = set()
@@ -82,6 +83,7 @@ class Moves:
         """Follow again what was running when the manager ended, and let the queue move on from now on."""
         for task in self._book.running():
             if task.plan is not None:
+                self._spawn(self._turns.slots.keep(task), f"slots of {task.id}")  # a silent registry delays nothing
                 self._spawn(self._take_up(task, task.plan), f"take up {task.id}")
         self._spawn(self._keep_advancing(), "queue")
 
@@ -141,6 +143,7 @@ class Moves:
             await self._advance()
             if task.id in self._beginning:
                 await asyncio.shield(self._beginning[task.id])
+                await self._advance()  # it may wait after all: that is told at once
         finally:
             self._planned.discard(task.id)
             self._moved_on.set()  # it may wait for its time: from now on the queue is looked at
@@ -222,7 +225,7 @@ class Moves:
         await self._turns.advance(self._give_turn)
 
     def _give_turn(self, task_id: str) -> None:
-        self._beginning[task_id] = asyncio.create_task(self._begin(task_id), name=f"begin {task_id}")
+        self._beginning[task_id] = asyncio.create_task(self._turn(task_id), name=f"begin {task_id}")
         self._beginning[task_id].add_done_callback(lambda done: self._turn_over(task_id, done))
 
     def _turn_over(self, task_id: str, done: asyncio.Task[None]) -> None:
@@ -231,6 +234,12 @@ class Moves:
         self._moved_on.set()
         if not done.cancelled() and (error := done.exception()) is not None:
             _LOG.warning("task %s did not begin: %s", task_id, error)
+
+    async def _turn(self, task_id: str) -> None:
+        try:
+            await self._begin(task_id)
+        finally:
+            await self._turns.slots.settle(task_id)
 
     async def _begin(self, task_id: str) -> None:
         """The task's turn: its move runs, or it waits again, or has ended, when this returns.
@@ -241,8 +250,12 @@ class Moves:
         plan = task.plan if task_id in self._planned else await self._plan_again(task)
         if plan is None:
             return
+        claims = self._turns.claims(plan)
+        if waits := await self._turns.slots.take(task_id, claims):
+            self._turns.postpone(task_id, waits)
+            return
         places = {"source": plan.source.name, "destination": plan.destination.name}
-        fields = {"state": TaskState.RUNNING, "started": now(), "plan": plan, "claims": self._turns.claims(plan)}
+        fields = {"state": TaskState.RUNNING, "started": now(), "plan": plan, "claims": claims}
         task = await self._book.change(task_id, **fields, **places, **_NOT_QUEUED)
         if task.state is not TaskState.RUNNING:
             return  # cancelled meanwhile
@@ -283,6 +296,7 @@ class Moves:
             _LOG.warning("move %s had not begun when the manager ended; task %s waits again", plan.move_id, task.id)
             again = plan.model_copy(update={"move_id": secrets.token_hex(8)})
             await self._book.change(task.id, state=TaskState.QUEUED, started=None, plan=again)
+            await self._turns.slots.settle(task.id)
             self._moved_on.set()
         else:
             await self._follow_to_end(task.id, plan)
@@ -367,6 +381,7 @@ class Moves:
             except Exception:
                 _LOG.exception("following move %s failed; trying again", task_id)
                 await asyncio.sleep(_AFTER_FAULT_SECONDS)
+        await self._turns.slots.settle(task_id)
         self._moved_on.set()
         await self._logs.keep(task_id)
 

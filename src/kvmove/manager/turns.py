@@ -1,27 +1,32 @@
 """The queue of moves over the book of tasks: whose turn it is, and what the others are told that they wait for.
 
 The order is `admission.queue`'s, the units `admission.costs`'. What is written nowhere else is kept here only for the
-moment: which tasks have their turn and do not run yet. All the rest is in the book, so a restart loses nothing.
+moment: which tasks have their turn and do not run yet. All the rest is in the book, so a restart loses nothing. What
+other managers' moves take is asked for when a turn has come (`move_slots`): between managers there is no line.
 
 Invariant: a task that is given its turn counts as running until `over` is called for it. Deliberately not here: what
 beginning a move is.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from kvmove.admission.costs import Limits, claims
-from kvmove.admission.queue import Running, Waiting, fits, line
+from kvmove.admission.queue import Place, Running, Waiting, fits, line
 from kvmove.errors import NotFound
 from kvmove.manager.inventory import Inventory
+from kvmove.manager.move_slots import MoveSlots
 from kvmove.manager.task_book import TaskBook
-from kvmove.model.move import Claim, MovePlan
+from kvmove.model.host import HostInfo
+from kvmove.model.move import Claim, MovePlan, MoveRequest
 from kvmove.model.schedule import opens
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import VmState
+from kvmove.registry.slots import Slots
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,7 +41,8 @@ def local_now() -> datetime:
 
 
 class Turns:
-    """The queue of this manager. Lives on one event loop. `clock` gives the time in the manager's zone."""
+    """The queue of this manager. Lives on one event loop. `clock` gives the time in the manager's zone; `slots` are
+    what all managers share, None where there is one manager only."""
 
     def __init__(
         self,
@@ -44,8 +50,10 @@ class Turns:
         inventory: Inventory,
         limits: Limits = _NO_LIMITS_GIVEN,
         clock: Callable[[], datetime] = local_now,
+        slots: Slots | None = None,
     ) -> None:
         self.clock = clock
+        self.slots = MoveSlots(book, slots)
         self._book = book
         self._inventory = inventory
         self._limits = limits
@@ -55,12 +63,27 @@ class Turns:
 
     def claims(self, plan: MovePlan) -> tuple[Claim, ...]:
         """What the move takes, by what its hosts said last."""
-        infos = {host.name: host.info for host in self._inventory.hosts() if host.info is not None}
+        infos: dict[str, HostInfo] = {}
+        for name in (plan.source.name, plan.destination.name):
+            with contextlib.suppress(NotFound):  # it is not there any more: the check before the start says so
+                host = self._inventory.host(name)
+                infos |= {name: host.info} if host.info is not None else {}
         return claims(plan, infos, self._limits)
 
     def has_room(self, task_id: str, wanted: tuple[Claim, ...]) -> bool:
         """Whether a task may take that, beside all others that run."""
         return fits(wanted, self._running(without=task_id))
+
+    async def would_wait(self, request: MoveRequest, plan: MovePlan) -> str:
+        """What the move would wait for if it were asked for now, the last of its priority; empty if for nothing, or for
+        the time that the request names."""
+        if request.at is not None or request.window is not None:
+            return ""
+        wanted = self.claims(plan)
+        new = Waiting(plan.move_id, plan.vm.name, request.priority, self.clock(), wanted)
+        queued = [_waiting(task) for task in self._waiting() if not self._held(task)]
+        reasons = {place.id: place.reason for place in self._line([*queued, new])}
+        return reasons[new.id] or await self.slots.short(wanted)
 
     def postpone(self, task_id: str, reason: str) -> None:
         """Its turn came and could not be used: hold it for a moment, with the reason."""
@@ -73,11 +96,9 @@ class Turns:
     async def advance(self, begin: Callable[[str], None]) -> None:
         """Give all whose turn it is their turn, by `begin`, and tell the others their place."""
         async with self._lock:
-            queued = [task for task in self._book.queued() if task.id not in self._given]
+            queued = self._waiting()
             held = {task.id: reason for task in queued if (reason := self._held(task))}
-            waiting = [_waiting(task) for task in queued if task.id not in held]
-            patience = timedelta(minutes=self._limits.patience_minutes)
-            places = line(self._running(), waiting, self.clock(), patience)
+            places = self._line([_waiting(task) for task in queued if task.id not in held])
             for place in places:
                 if not place.reason:
                     self._given.add(place.id)
@@ -87,6 +108,12 @@ class Turns:
                     await self._tell(place.id, place.position, place.reason)
             for task_id, reason in held.items():
                 await self._tell(task_id, None, reason)
+
+    def _waiting(self) -> list[Task]:
+        return [task for task in self._book.queued() if task.id not in self._given]
+
+    def _line(self, waiting: list[Waiting]) -> list[Place]:
+        return line(self._running(), waiting, self.clock(), timedelta(minutes=self._limits.patience_minutes))
 
     def _running(self, without: str = "") -> list[Running]:
         return [
