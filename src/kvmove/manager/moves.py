@@ -259,8 +259,9 @@ class Moves:
         task = await self._book.change(task_id, **fields, **places, **_NOT_QUEUED)
         if task.state is not TaskState.RUNNING:
             return  # cancelled meanwhile
-        _LOG.info("move %s begins", plan.move_id)
-        await self._tell_agents(task, plan)
+        with logged_as(plan):
+            _LOG.info("the move begins")
+            await self._tell_agents(task, plan)
         self._follow(task.id, plan)
 
     async def _plan_again(self, task: Task) -> MovePlan | None:
@@ -304,9 +305,13 @@ class Moves:
     async def _never_began(self, plan: MovePlan) -> bool:
         """Whether it is proven that no agent began this move."""
         try:
-            await self._inventory.agent(plan.source.name).move(plan.move_id)
+            source = self._inventory.agent(plan.source.name)
         except NotFound:
-            with contextlib.suppress(Unreachable):
+            return False
+        try:
+            await source.move(plan.move_id)
+        except NotFound:
+            with contextlib.suppress(KvmoveError):
                 record = await self._registry.get(plan.vm.uuid)
                 owned = record is not None and record.state is OwnershipState.OWNED
                 return owned and record is not None and (record.owner, record.epoch) == (plan.source.name, plan.epoch)
@@ -353,10 +358,12 @@ class Moves:
         try:
             await self._inventory.agent(plan.source.name).start_move(plan, ticket)
         except Unreachable as error:
-            _LOG.warning("move %s: no answer to its start, it may have begun: %s", task.id, error.detail)
+            _LOG.warning("no answer to its start, it may have begun: %s", error.detail)
         except KvmoveError as error:
             await self._not_begun(task, error)
             raise
+        except Exception:
+            _LOG.exception("a fault of ours; whether the move began is found out by following it")
 
     async def _not_begun(self, task: Task, error: KvmoveError) -> None:
         error.vm_state = error.vm_state or task.vm_state

@@ -97,9 +97,9 @@ class TaskBook:
         return found[0]
 
     async def add(self, task: Task) -> Task:
-        """Take up a new task; it is on disk when this returns."""
-        self._put(task)
+        """Take up a new task; it is on disk when this returns. If it cannot be written it was never there."""
         await self._save(task)
+        self._put(task)
         self._tell(task)
         return task
 
@@ -107,16 +107,17 @@ class TaskBook:
         """Change fields of a task and tell the watchers. Nothing happens when nothing differs, or when it has ended.
 
         Each change of the state, the phase or the request is on disk when this returns; of a percentage, not always.
+        One that cannot be written is taken back.
         """
         task = self._tasks[task_id]
         if task.ended_state or all(getattr(task, name) == value for name, value in fields.items()):
             return task
-        task = task.model_copy(update={**fields, "revision": task.revision + 1})
+        before, task = task, task.model_copy(update={**fields, "revision": task.revision + 1})
         self._put(task)
         self._changed.pop(task_id, asyncio.Event()).set()
         self._tell(task)
         if self._matters(task):
-            await self._save(task)
+            await self._save_or_take_back(task, before)
         if task.ended_state:
             await self._forget_old()
         return task
@@ -145,6 +146,14 @@ class TaskBook:
         """What was kept of the task's log; None: nothing was."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._store.log, task_id)
 
+    async def _save_or_take_back(self, task: Task, before: Task) -> None:
+        try:
+            await self._save(task)
+        except Exception:
+            if self._tasks[task.id] is task:
+                self._put(before.model_copy(update={"revision": task.revision + 1}))
+            raise
+
     def _put(self, task: Task) -> None:
         self._tasks[task.id] = task
         if task.ended_state:
@@ -171,7 +180,11 @@ class TaskBook:
 
     async def _save(self, task: Task) -> None:
         self._saved[task.id] = task
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._store.save, task)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._store.save, task)
+        except Exception:
+            self._saved.pop(task.id, None)
+            raise
 
 
 def _age(task: Task) -> tuple[str, str]:

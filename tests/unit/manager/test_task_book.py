@@ -133,6 +133,26 @@ async def test_a_change_of_phase_is_on_disk_at_once(tmp_path: Path) -> None:
         on_disk.close()
 
 
+async def test_what_cannot_be_written_has_not_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TaskStore(tmp_path / "tasks.db")
+    book = await TaskBook(store).open()
+    await book.add(FIRST)
+
+    def full(_task: Task) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(store, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        await book.change(FIRST.id, state=TaskState.SUCCEEDED)
+    assert book.get(FIRST.id).state is FIRST.state and book.running()
+    with pytest.raises(OSError, match="no space"):
+        await book.add(FIRST.model_copy(update={"id": "b" * 16}))
+    assert len(book.all()) == 1
+    monkeypatch.undo()
+    assert (await book.change(FIRST.id, state=TaskState.SUCCEEDED)).ended_state and not book.running()
+    await book.close()
+
+
 async def test_old_ended_tasks_go_and_running_ones_stay(tmp_path: Path) -> None:
     async with opened(tmp_path / "tasks.db", keep=2) as book:
         await book.add(FIRST)
