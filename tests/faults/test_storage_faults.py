@@ -101,6 +101,7 @@ def place_in_file(file: Path, form: str, offset: int) -> int:
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", ["raw", pytest.param("qcow2", marks=full)])
 @pytest.mark.parametrize("to", ["h2", pytest.param(None, marks=full)])
 async def test_a_sector_that_cannot_be_read_ends_the_move(form: str, to: str | None) -> None:
@@ -132,6 +133,7 @@ async def test_a_sector_that_cannot_be_read_ends_the_move(form: str, to: str | N
 # A datastore that is gone.
 
 
+@pytest.mark.full
 @RAW_OR_QCOW2
 async def test_a_destination_whose_datastore_is_unmounted_ends_the_move(form: str) -> None:
     async with world(VM, "sft") as there:

@@ -71,6 +71,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("chain", [pytest.param(False, id="image"), pytest.param(True, id="chain", marks=full)])
 @pytest.mark.parametrize(
     ("fault", "says"),

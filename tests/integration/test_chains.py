@@ -86,6 +86,7 @@ async def chained() -> AsyncIterator[World]:
         yield there
 
 
+@pytest.mark.full
 async def test_a_chain_moves_with_what_it_rests_on_and_nothing_is_copied_twice() -> None:
     async with chained() as there:
         moved = await there.move("h2", datastore=LOCAL, verify=True)

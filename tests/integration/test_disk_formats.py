@@ -55,6 +55,7 @@ async def test_a_qcow2_disk_goes_over_the_storage_network_and_stays_in_a_host_mo
         await there.judge("h1")
 
 
+@pytest.mark.full
 async def test_thick_disks_and_block_devices() -> None:
     async with world(VM, "fmt", block=2) as there:
         for host, datastore, form, provisioning in (

@@ -55,6 +55,7 @@ async def test_the_demo_moves_a_guest_loses_nothing_and_leaves_nothing() -> None
     assert left_by("demo") == []
 
 
+@pytest.mark.full
 async def test_a_soak_moves_there_and_back() -> None:
     outcome = await run_soak(SPEC, VM, GUEST, 2, Quiet())
     assert outcome.findings == []

@@ -198,6 +198,7 @@ async def hand_over(source: Instance, destination: Instance, at: Path) -> None:
     await run_control.cont(destination.monitor)
 
 
+@pytest.mark.full
 async def test_memory_goes_between_qemus_with_and_without_a_swap_file(tmp_path: Path) -> None:
     """RAM has the same name in the stream. Each hop under load; the guest finds its memory as it wrote it."""
     vm = ledger_guest()
