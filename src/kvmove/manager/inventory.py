@@ -94,6 +94,7 @@ class Inventory:
         if seen is not None:
             if seen.asking is not None:
                 seen.asking.cancel()
+            self._index.put(name, seen.vms, ())
             await seen.agent.close()
 
     async def refresh_about(self, vm: str, host: str | None) -> None:
@@ -215,10 +216,14 @@ class Inventory:
         )
 
     async def _ask(self, seen: _Seen) -> None:
-        """One question at a time for each host; whoever comes meanwhile waits for the same answer."""
+        """One question at a time for each host; whoever comes meanwhile waits for the same answer. A host that is
+        removed meanwhile gives none, and whoever waited goes on: the question is cancelled, they are not."""
         if seen.asking is None or seen.asking.done():
             seen.asking = asyncio.create_task(self._question(seen), name=f"inventory {seen.ref.name}")
-        await asyncio.shield(seen.asking)
+        asking = seen.asking
+        await asyncio.wait({asking})
+        if not asking.cancelled():
+            asking.result()
 
     async def _question(self, seen: _Seen) -> None:
         began = time.monotonic()

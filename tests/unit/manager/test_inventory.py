@@ -106,3 +106,19 @@ async def test_a_fault_of_ours_does_not_end_the_polling(
     polling.cancel()
     assert "planted" in caplog.text
     assert hosts.inventory.host("h2").reachable
+
+
+async def test_who_asks_while_a_host_is_removed_goes_on(hosts: Hosts) -> None:
+    hosts.h2.slow = True
+    asking = [asyncio.create_task(hosts.inventory.refresh()) for _ in range(2)]
+    await eventually(lambda: hosts.h1.asked > 0)
+    await hosts.inventory.remove("h2")
+    await asyncio.gather(*asking)
+    assert [host.name for host in hosts.inventory.hosts()] == ["h1"]
+
+
+async def test_the_vms_of_a_host_that_was_removed_are_named_no_more(hosts: Hosts) -> None:
+    await hosts.inventory.refresh()
+    await hosts.inventory.remove("h1")
+    with pytest.raises(NotFound, match="web1"):
+        hosts.inventory.vm("web1")
