@@ -14,6 +14,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from kvmove.errors import Busy, CheckFailed, KvmoveError, NotFound
@@ -300,6 +301,12 @@ class Balancer:
         for host, mark in kept.maintenance.items():
             if mark.by == BY and host not in kept.powered_off:
                 await self._it.maintenance.exit(host)
+
+    async def _drop_queued(self, parent: str) -> None:
+        for child in self._it.book.queued():
+            if child.parent == parent:
+                with suppress(Busy):  # its turn has come meanwhile, and it ended
+                    await self._it.moves.cancel(child)
 
 
 def recommend(seen: Snapshot, settings: BalanceSettings, powered_off: frozenset[str]) -> BalancePlan:

@@ -1,8 +1,8 @@
 """Several moves as children of one task, in order, so many at a time.
 
 Invariant: a child that the checks refuse while others run is tried again when one of them has ended (it may wait for
-memory that this frees); refused with none running, it has failed. When this is cancelled nothing new starts, and
-children that can still be undone are.
+memory that this frees); refused with none running, it has failed. When this is cancelled nothing new starts, children
+that are queued end, and those that can still be undone are.
 """
 
 from __future__ import annotations
@@ -118,4 +118,5 @@ class Batch:
         return task
 
     def _children(self) -> list[Task]:
-        return [task for task in self._book.running() if task.parent == self._parent]
+        """Queued ones too: they would begin when nobody waits for them any more."""
+        return [task for task in self._book.unended() if task.parent == self._parent]

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from kvmove.admission.costs import Limits
 from kvmove.errors import CheckFailed, NotFound
 from kvmove.manager.balance_settings import BalanceSettings
+from kvmove.manager.batch import Batch
 from kvmove.manager.follow import Follower
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.moves import Moves
 from kvmove.manager.placement_parts import PlacementParts, placement_parts
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_store import TaskStore
+from kvmove.manager.turns import Turns
 from kvmove.model.host import HostInfo
 from kvmove.model.move import HostRef, MovePlan, MoveRequest, MoveStatus, Phase
 from kvmove.model.placement import MaintenanceRequest, MaintenanceState, Mode, Rule, RuleKind
@@ -68,6 +71,7 @@ class World:
         LoadedAgent.everybody = self.agents
         self.h1 = self.agents["h1"]
         self.settings = BalanceSettings(hold_seconds=0, interval_seconds=0.02)
+        self.limits = Limits()
         self.stack = AsyncExitStack()
 
     async def give(self, *vms: tuple[VmStatus, float]) -> None:
@@ -83,7 +87,8 @@ class World:
         self.stack.push_async_callback(self.book.close)
         self.inventory = Inventory(REFS, lambda ref: self.agents[ref.name])
         follower = Follower(self.inventory, self.registry, self.book)
-        self.moves = Moves(self.inventory, self.registry, self.book, follower)
+        turns = Turns(self.book, self.inventory, self.limits)
+        self.moves = Moves(self.inventory, self.registry, self.book, follower, turns)
         self.stack.push_async_callback(self.moves.close)
         parts: PlacementParts = placement_parts(self.settings, self.folder, self.inventory, self.moves, self.book)
         self.stack.push_async_callback(parts.close)
@@ -167,6 +172,71 @@ async def test_a_restart_goes_on_with_an_evacuation(world: World) -> None:
     world.h1.finish(next(iter(world.h1.moves.values())))
     assert (await world.ended(task)).state is TaskState.SUCCEEDED
     assert set(world.places().values()) <= {"h2", "h3"}
+
+
+@pytest.fixture
+async def narrow(world: World) -> World:
+    """One move at a time: whatever else is asked for is queued. A move that begins on h1 is held."""
+    world.limits = Limits(host=1, storage_move=1, unified_move=1)
+    world.h1.held = True
+    await world.restart()
+    return world
+
+
+async def _one_runs_one_waits(world: World) -> Task:
+    """An evacuation of h1 of which one move runs and the other is queued."""
+    await world.give((A, 1), (B, 1))
+    task = await world.maintenance.enter("h1", MaintenanceRequest(at_once=2), "ann")
+    await eventually(lambda: len(world.h1.started) == 1 and len(world.book.queued()) == 1)
+    return task
+
+
+def _abort_the_one(world: World) -> None:
+    status = next(iter(world.h1.moves.values()))
+    world.h1.tell(status.model_copy(update={"outcome": Phase.ABORTED, "problem": {"code": "CANCELLED"}}))
+
+
+async def test_cancelling_ends_the_moves_that_are_queued_too(narrow: World) -> None:
+    task = await _one_runs_one_waits(narrow)
+    await narrow.moves.cancel(task)
+    assert narrow.book.queued() == []
+    _abort_the_one(narrow)
+    assert (await narrow.ended(task)).state is TaskState.CANCELLED
+    assert len(narrow.h1.started) == 1
+
+
+async def test_an_exit_does_not_wait_for_the_queue(narrow: World) -> None:
+    await _one_runs_one_waits(narrow)
+    leaving = asyncio.create_task(narrow.maintenance.exit("h1"))
+    await eventually(lambda: len(narrow.h1.cancelled) == 1 and not narrow.book.queued())
+    _abort_the_one(narrow)
+    assert (await leaving).maintenance is None
+
+
+async def test_a_restart_waits_for_moves_that_are_queued(narrow: World) -> None:
+    task = await _one_runs_one_waits(narrow)
+    await narrow.restart()
+    await narrow.inventory.refresh()
+    adopting = asyncio.create_task(Batch(narrow.moves, narrow.book, task.id, "ann").adopt())
+    await asyncio.sleep(0)
+    narrow.h1.finish(next(iter(narrow.h1.moves.values())))
+    await eventually(lambda: len(narrow.h1.started) == 2)
+    await asyncio.sleep(0.1)
+    assert not adopting.done()
+    narrow.h1.finish(list(narrow.h1.moves.values())[1])
+    await adopting
+    assert (await narrow.ended(task)).state is TaskState.SUCCEEDED
+
+
+async def test_a_restart_of_balancing_drops_what_it_had_queued(narrow: World) -> None:
+    await narrow.give((A, 2), (B, 2), (vm("d", "h1"), 2))
+    task = await narrow.balancer.apply([], "ann")
+    await eventually(lambda: len(narrow.h1.started) == 1 and bool(narrow.book.queued()))
+    await narrow.restart()
+    running = asyncio.create_task(narrow.balancer.run())
+    await eventually(lambda: narrow.book.get(task.id).ended_state)
+    running.cancel()
+    assert narrow.book.queued() == []
 
 
 async def test_a_plan_is_applied_by_its_ids_and_remembered(world: World) -> None:
