@@ -324,9 +324,11 @@ def recommend(seen: Snapshot, settings: BalanceSettings, powered_off: frozenset[
 
 
 def _move_request(it: Recommendation) -> MoveRequest:
+    """What is to be moved as it was recommended, or not at all."""
     if it.cause is Cause.STORAGE or it.kind is MoveKind.STORAGE:
-        return MoveRequest(vm=it.vm, disks={it.disk: DiskRequest(datastore=it.destination)})
-    return MoveRequest(vm=it.vm, host=it.destination)
+        disks = {it.disk: DiskRequest(datastore=it.destination)}
+        return MoveRequest(vm=it.vm, disks=disks, only_kind=MoveKind.STORAGE, from_host=it.host)
+    return MoveRequest(vm=it.vm, host=it.destination, only_kind=it.kind, from_host=it.source)
 
 
 def _key(request: MoveRequest) -> str:

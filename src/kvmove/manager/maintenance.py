@@ -172,7 +172,9 @@ class Maintenance:
                 given_up = [Remaining(vm=step.vm, why=failed[step.vm][-1]) for step in plan.steps]
                 return (*given_up, *plan.remains)
             else:
-                requests = [MoveRequest(vm=step.vm, host=step.destination) for step in todo]
+                requests = [
+                    MoveRequest(vm=step.vm, host=step.destination, only_kind=step.kind, from_host=host) for step in todo
+                ]
                 for outcome in await self._round(mark.task, batch, requests, plan.at_once):
                     if outcome.error is not None:
                         failed.setdefault(outcome.request.vm, []).append(outcome.error.detail)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import kvmove
 from kvmove.migration.findings import blocker, warning
-from kvmove.migration.preflight_disks import DISK_CHECKS, STORAGE_CHECKS, Pair, needs_nics
+from kvmove.migration.preflight_disks import DISK_CHECKS, STORAGE_CHECKS, Pair, needs_nics, stays_in_place
 from kvmove.migration.preflight_probes import PROBE_CHECKS
 from kvmove.migration.preflight_qemu import QEMU_CHECKS, series
 from kvmove.migration.preflight_swap import swap_file_fits, swap_file_stays
@@ -22,7 +22,7 @@ from kvmove.migration.probed import NOTHING_KNOWN, Known
 from kvmove.migration.routes import describe_nics, routes
 from kvmove.model.finding import Finding
 from kvmove.model.host import HostStatus
-from kvmove.model.move import MoveRequest
+from kvmove.model.move import MoveKind, MoveRequest
 from kvmove.model.ownership import Ownership, OwnershipState
 from kvmove.model.vm import VmState, VmStatus
 from kvmove.qemu.accelerator import Accelerator, memory_is_safe
@@ -55,7 +55,7 @@ def findings_of(situation: Situation) -> Iterator[Finding]:
         return
     known = situation.known
     pair = Pair(situation.request, situation.vm, source, destination, known.images, known.probed)
-    for compare in (*STORAGE_CHECKS, swap_file_stays) if source.name == destination.name else _SECOND:
+    for compare in (_kind_is_as_asked, *STORAGE_CHECKS, swap_file_stays) if source.name == destination.name else _SECOND:
         yield from compare(pair)
     yield from known.told
 
@@ -79,6 +79,16 @@ def _takes_vms(now: Situation) -> Iterator[Finding]:
             "host-in-maintenance",
             f"{now.destination.name} is in maintenance since {mark.since} and takes no VM",
             f"choose another host, or end it: kvmove host maintenance exit {now.destination.name}",
+        )
+
+
+def _is_where_asked(now: Situation) -> Iterator[Finding]:
+    wanted = now.request.from_host
+    if wanted is not None and wanted != now.vm.host:
+        yield blocker(
+            "source-differs",
+            f"the move was asked for from {wanted}, and {now.vm.definition.name} is on {now.vm.host} now",
+            "look again whether it is still wanted, and ask for it anew",
         )
 
 
@@ -120,6 +130,27 @@ def _vm_is_free(now: Situation) -> Iterator[Finding]:
             f"{name} belongs to {record.owner} (epoch {record.epoch}), but is seen on {now.vm.host} "
             f"(epoch {now.vm.epoch})",
             "ask again in a moment; if it stays so, do not start the VM anywhere and compare both agents' logs",
+        )
+
+
+def _kind_is_as_asked(pair: Pair) -> Iterator[Finding]:
+    wanted = pair.request.only_kind
+    if wanted is None:
+        return
+    moving = [
+        disk.name
+        for disk in pair.vm.definition.disks
+        if not stays_in_place(pair.request, disk, pair.source, pair.destination)
+    ]
+    kind = MoveKind.UNIFIED if moving else MoveKind.HOST
+    if pair.source.name == pair.destination.name:
+        kind = MoveKind.STORAGE
+    if kind is not wanted:
+        disks = f" (disks that would move: {', '.join(moving)})" if moving else ""
+        yield blocker(
+            "kind-differs",
+            f"a {wanted} move of {pair.vm.definition.name} was asked for, and it would be a {kind} move now{disks}",
+            "look again whether it is still wanted, and ask for it anew",
         )
 
 
@@ -226,9 +257,16 @@ def _encrypted(pair: Pair) -> Iterator[Finding]:
         )
 
 
-_FIRST: tuple[Callable[[Situation], Iterator[Finding]], ...] = (_hosts_answer, _takes_vms, _vm_can_move, _vm_is_free)
+_FIRST: tuple[Callable[[Situation], Iterator[Finding]], ...] = (
+    _is_where_asked,
+    _hosts_answer,
+    _takes_vms,
+    _vm_can_move,
+    _vm_is_free,
+)
 
 _SECOND: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
+    _kind_is_as_asked,
     _versions_fit,
     *QEMU_CHECKS,
     _accelerator_fits,

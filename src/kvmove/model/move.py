@@ -40,6 +40,14 @@ class Via(StrEnum):
     STORAGE = "storage"
 
 
+class MoveKind(StrEnum):
+    """What a move moves: the host alone, disks alone, or both."""
+
+    HOST = "host"
+    STORAGE = "storage"
+    UNIFIED = "unified"
+
+
 class DiskRequest(Strict):
     """Where one disk is to go, and as what. None leaves it to what the request says of all disks."""
 
@@ -69,6 +77,9 @@ class MoveRequest(MoveTerms):
 
     A move that has to wait for room goes before others of less `priority`. It begins not before `at`, and only within
     the daily `window` (times of day are the manager's); once begun it runs to its end.
+
+    `only_kind` and `from_host` are for whoever decided on the move from a picture of the hosts: the checks refuse it,
+    also when its turn comes later, if it would be another kind of move or start from another host.
     """
 
     vm: str
@@ -86,6 +97,8 @@ class MoveRequest(MoveTerms):
     priority: Priority = Priority.NORMAL
     at: StartTime | None = None
     window: Window | None = None
+    only_kind: MoveKind | None = None
+    from_host: Name | None = None
 
 
 class HostRef(Strict):
@@ -127,14 +140,6 @@ class DiskPlacement(Strict):
     backing: tuple[BackingImage, ...] = ()
     reached_as: Name | None = None
     why: str = ""
-
-
-class MoveKind(StrEnum):
-    """What a move moves: the host alone, disks alone, or both."""
-
-    HOST = "host"
-    STORAGE = "storage"
-    UNIFIED = "unified"
 
 
 class MovePlan(MoveTerms):

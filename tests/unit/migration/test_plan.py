@@ -389,3 +389,22 @@ def test_a_plan_always_has_room_and_a_place_for_every_disk(
     for name in {disk.destination_datastore for disk in plan.disks}:
         assert sum(disk.size for disk in plan.disks if disk.destination_datastore == name) <= places[name].free
         assert places[name].id != own["local"]
+
+
+def test_a_move_from_another_host_than_was_meant_is_refused() -> None:
+    assert Facts().ask(from_host="h1").plan().source.name == "h1"
+    with pytest.raises(CheckFailed, match="asked for from h3, and web is on h1 now"):
+        Facts().ask(from_host="h3").plan()
+
+
+@pytest.mark.parametrize(("kind", "fine"), [("unified", True), ("host", False), ("storage", False)])
+def test_another_kind_of_move_than_was_meant_is_refused(kind: str, fine: bool) -> None:
+    found = [finding.code for finding in Facts().ask(only_kind=kind).check()]
+    assert ("kind-differs" in found) is not fine
+
+
+def test_disks_alone_are_another_kind_of_move_too() -> None:
+    within = Facts().ask(host=None, datastore="fast")
+    within = replace(within, destination=within.source)
+    assert [it.code for it in within.ask(only_kind="host").check()] == ["kind-differs"]
+    assert "kind-differs" not in [it.code for it in within.ask(only_kind="storage").check()]
