@@ -12,11 +12,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import Certificate
 
 from kvmove.errors import CheckFailed, KvmoveError
 from kvmove.model.access import Certified, IssuedCertificate, RevocationList
 from kvmove.pki.authority import CA_CERT, CRL, LEAF_VALIDITY, sign_request
 from kvmove.pki.identity import Identity, Role
+from kvmove.pki.reissue import reissue
 from kvmove.pki.renewal import install_renewed, is_due, request_with_own_key
 from kvmove.pki.revocation import Revocations, certificates, find_party, list_number, revoke, take_list
 
@@ -76,8 +78,18 @@ class Certificates:
         made = await asyncio.to_thread(
             sign_request, self._authority, request, identity, valid_for=self._valid_for
         )  # fmt: skip
-        _LOG.info("certificate %x is issued to %s", made.serial_number, identity)
-        return Certified(certificate=made.public_bytes(Encoding.PEM).decode(), authority=self.own_authority())
+        return self._certified(made, identity)
+
+    async def renew(self, request: str, party: Identity, serial: int) -> Certified:
+        """Another certificate for `party`, who showed the one with this serial number. Raises as `reissue`, too.
+
+        :raise CheckFailed: the authority is not on this machine.
+        """
+        self._authority_is_here()
+        made = await asyncio.to_thread(
+            reissue, self._authority, request, party, serial, valid_for=self._valid_for
+        )  # fmt: skip
+        return self._certified(made, party)
 
     def list_after(self, number: int) -> RevocationList:
         """The revocation list, if its number is greater than `number`."""
@@ -112,6 +124,10 @@ class Certificates:
         await asyncio.to_thread(self._take_list)
         _LOG.info("%d certificates of %s are revoked", count, party)
         return count
+
+    def _certified(self, made: Certificate, party: Identity) -> Certified:
+        _LOG.info("certificate %x is issued to %s", made.serial_number, party)
+        return Certified(certificate=made.public_bytes(Encoding.PEM).decode(), authority=self.own_authority())
 
     def _take_list(self) -> None:
         if (self._authority / CRL).exists():

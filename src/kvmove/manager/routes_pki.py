@@ -5,7 +5,7 @@ invitation in the body is what counts.
 """
 
 import time
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends, Query, Request
 
@@ -17,16 +17,23 @@ from kvmove.model.access import AuthorityCertificate, Certified, JoinRequest, Re
 from kvmove.pki.identity import Identity
 
 
+class Shown(NamedTuple):
+    """Who shows a certificate, and its serial number."""
+
+    party: Identity
+    serial: int
+
+
 def pki_router(access: Access) -> APIRouter:
     """The routes, to be included in the manager's application."""
     router = APIRouter(prefix="/pki/v1", tags=["pki"])
 
-    def certified(request: Request) -> Identity:
+    def shown(request: Request) -> Shown:
         """A token is no certificate, and cannot become one."""
-        peer = peer_of(request)
-        if serial_of_scope(request.scope) is None or "authorization" in request.headers:
+        party, serial = peer_of(request), serial_of_scope(request.scope)
+        if serial is None or "authorization" in request.headers:
             raise NotAllowed("only a certificate that counts is renewed", hint="connect with it, and without a token")
-        return peer
+        return Shown(party, serial)
 
     @router.get("/authority")
     async def show_authority() -> AuthorityCertificate:
@@ -47,7 +54,7 @@ def pki_router(access: Access) -> APIRouter:
         return access.certificates.list_after(after)
 
     @router.post("/renew")
-    async def renew(asked: RenewRequest, party: Annotated[Identity, Depends(certified)]) -> Certified:
-        return await access.certificates.certify(asked.request, party)
+    async def renew(asked: RenewRequest, by: Annotated[Shown, Depends(shown)]) -> Certified:
+        return await access.certificates.renew(asked.request, by.party, by.serial)
 
     return router

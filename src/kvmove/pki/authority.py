@@ -65,7 +65,8 @@ def issue(authority: Path, identity: Identity, into: Path, *, valid_for: timedel
     :raise InvalidInput: the name cannot stand in a certificate.
     """
     key = new_key()
-    certificate = _certify(authority, identity, key.public_key(), valid_for)
+    with locked(authority):
+        certificate = certify(authority, identity, key.public_key(), valid_for)
     private_folder(into)
     write_private(into / KEY, key_pem(key))
     write_private(into / CERT, certificate.public_bytes(serialization.Encoding.PEM))
@@ -82,7 +83,9 @@ def sign_request(
     :raise NotFound: `authority` holds no authority.
     :raise NotAllowed: the authority's key can be read by others.
     """
-    return _certify(authority, identity, requested_key(request), valid_for)
+    key = requested_key(request)
+    with locked(authority):
+        return certify(authority, identity, key, valid_for)
 
 
 def requested_key(request: str) -> ec.EllipticCurvePublicKey:
@@ -113,6 +116,28 @@ def issued(authority: Path) -> list[IssuedCertificate]:
         return []
     except ValidationError as error:
         raise NotAllowed(f"{file} is damaged", hint="mend the line by hand, or take it out") from error
+
+
+def certify(
+    authority: Path, identity: Identity, key: ec.EllipticCurvePublicKey, valid_for: timedelta
+) -> x509.Certificate:
+    """Sign and record a certificate. For who is alone with the authority (`locked`), so that what it saw in the lists
+    before holds still.
+
+    :raise InvalidInput, NotFound, NotAllowed: as `issue`; nothing is recorded.
+    """
+    check_name(identity)
+    ca_certificate, ca_key = load_authority(authority)
+    builder = _builder(_subject(identity), ca_certificate.subject, key, valid_for)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_usage(digital_signature=True), critical=True)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(identity.dns_name)]), critical=False)
+    builder = builder.add_extension(
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+    )
+    certificate = _sign(builder, key, ca_key)
+    _record(authority, identity, certificate)
+    return certificate
 
 
 @contextmanager
@@ -161,23 +186,6 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _certify(
-    authority: Path, identity: Identity, key: ec.EllipticCurvePublicKey, valid_for: timedelta
-) -> x509.Certificate:
-    check_name(identity)
-    ca_certificate, ca_key = load_authority(authority)
-    builder = _builder(_subject(identity), ca_certificate.subject, key, valid_for)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(_usage(digital_signature=True), critical=True)
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(identity.dns_name)]), critical=False)
-    builder = builder.add_extension(
-        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-    )
-    certificate = _sign(builder, key, ca_key)
-    _record(authority, identity, certificate)
-    return certificate
-
-
 def _record(authority: Path, identity: Identity, certificate: x509.Certificate) -> None:
     entry = IssuedCertificate(
         serial=f"{certificate.serial_number:x}",
@@ -186,9 +194,8 @@ def _record(authority: Path, identity: Identity, certificate: x509.Certificate) 
         issued=datetime.now(UTC).isoformat(timespec="seconds"),
         expires=certificate.not_valid_after_utc.isoformat(timespec="seconds"),
     )
-    with locked(authority):
-        kept = (authority / ISSUED).read_bytes() if (authority / ISSUED).exists() else b""
-        write_private(authority / ISSUED, kept + entry.model_dump_json(exclude={"revoked"}).encode() + b"\n")
+    kept = (authority / ISSUED).read_bytes() if (authority / ISSUED).exists() else b""
+    write_private(authority / ISSUED, kept + entry.model_dump_json(exclude={"revoked"}).encode() + b"\n")
 
 
 def _subject(identity: Identity) -> x509.Name:

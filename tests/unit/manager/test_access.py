@@ -21,7 +21,7 @@ from kvmove.manager.users import Users, WrongSecrets
 from kvmove.model.access import NewHost, NewUser, RevokeRequest, UserRole
 from kvmove.model.join_token import JoinToken
 from kvmove.model.move import MoveRequest
-from kvmove.pki.authority import create_authority, issue
+from kvmove.pki.authority import create_authority, issue, issued
 from kvmove.pki.identity import Identity, Role
 from kvmove.pki.renewal import is_due, new_request, renewal_due
 from kvmove.pki.revocation import list_number, revoke, take_list
@@ -351,6 +351,18 @@ async def test_a_token_does_not_become_a_certificate(served: Served) -> None:
     assert await served.status("POST", "/pki/v1/renew", None, token=made.token) == 403
     assert await served.status("POST", "/pki/v1/renew", "h1", token=made.token) == 403
     assert (await raw(served, "POST", "/pki/v1/renew", json={"request": new_request()[1]}))[0] == 403
+
+
+async def test_a_revocation_is_not_outrun_by_renewing(served: Served) -> None:
+    """The manager has not taken the list over yet: the gate still lets the party in."""
+    authority = served.pki / "authority"
+    revoke(authority, Identity(Role.AGENT, "h1"))
+    before = issued(authority)
+    renewal = Renewal(served.pki / "h1", served.url)
+    with pytest.raises(NotAllowed, match="is revoked"):
+        await renewal.renew_if_due(datetime.now(UTC) + timedelta(days=61))
+    await renewal.close()
+    assert issued(authority) == before
 
 
 async def test_who_renews_gets_a_certificate_for_who_it_is(served: Served) -> None:
