@@ -47,7 +47,7 @@ def create_authority(folder: Path) -> None:
         raise Busy(f"{folder} holds an authority already", hint="take another folder, or remove the old one by hand")
     key = new_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kvmove authority")])
-    builder = _builder(name, name, key.public_key(), AUTHORITY_VALIDITY)
+    builder = _builder(name, name, key.public_key(), AUTHORITY_VALIDITY, datetime.now(UTC))
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(key_cert_sign=True), critical=True)
     certificate = _sign(builder, key, key)
@@ -55,8 +55,17 @@ def create_authority(folder: Path) -> None:
     write_private(folder / CA_CERT, certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def issue(authority: Path, identity: Identity, into: Path, *, valid_for: timedelta = LEAF_VALIDITY) -> None:
+def issue(
+    authority: Path,
+    identity: Identity,
+    into: Path,
+    *,
+    valid_for: timedelta = LEAF_VALIDITY,
+    now: datetime | None = None,
+) -> None:
     """Issue a certificate for `identity` with a new key into the folder `into`; one that is there is replaced.
+
+    It is good from `now` on, by default this instant.
 
     The certificate serves both ends of a connection: agents are server and client alike.
 
@@ -66,7 +75,7 @@ def issue(authority: Path, identity: Identity, into: Path, *, valid_for: timedel
     """
     key = new_key()
     with locked(authority):
-        certificate = certify(authority, identity, key.public_key(), valid_for)
+        certificate = certify(authority, identity, key.public_key(), valid_for, now)
     private_folder(into)
     write_private(into / KEY, key_pem(key))
     write_private(into / CERT, certificate.public_bytes(serialization.Encoding.PEM))
@@ -105,7 +114,8 @@ def requested_key(request: str) -> ec.EllipticCurvePublicKey:
 
 
 def issued(authority: Path) -> list[IssuedCertificate]:
-    """All that the authority issued, oldest first; whether one is revoked is `revocation`'s to say.
+    """What the authority issued, oldest first, all of it that has not run out; whether one is revoked is
+    `revocation`'s to say.
 
     :raise NotAllowed: the list is damaged.
     """
@@ -119,7 +129,11 @@ def issued(authority: Path) -> list[IssuedCertificate]:
 
 
 def certify(
-    authority: Path, identity: Identity, key: ec.EllipticCurvePublicKey, valid_for: timedelta
+    authority: Path,
+    identity: Identity,
+    key: ec.EllipticCurvePublicKey,
+    valid_for: timedelta,
+    now: datetime | None = None,
 ) -> x509.Certificate:
     """Sign and record a certificate. For who is alone with the authority (`locked`), so that what it saw in the lists
     before holds still.
@@ -128,7 +142,8 @@ def certify(
     """
     check_name(identity)
     ca_certificate, ca_key = load_authority(authority)
-    builder = _builder(_subject(identity), ca_certificate.subject, key, valid_for)
+    now = now or datetime.now(UTC)
+    builder = _builder(_subject(identity), ca_certificate.subject, key, valid_for, now)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(digital_signature=True), critical=True)
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(identity.dns_name)]), critical=False)
@@ -136,7 +151,7 @@ def certify(
         x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
     )
     certificate = _sign(builder, key, ca_key)
-    _record(authority, identity, certificate)
+    _record(authority, identity, certificate, now)
     return certificate
 
 
@@ -186,16 +201,27 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _record(authority: Path, identity: Identity, certificate: x509.Certificate) -> None:
+def _record(authority: Path, identity: Identity, certificate: x509.Certificate, now: datetime) -> None:
+    """What has run out is dropped on the way: nobody needs to revoke it, and the list stays as short as what counts."""
     entry = IssuedCertificate(
         serial=f"{certificate.serial_number:x}",
         role=identity.role,
         name=identity.name,
-        issued=datetime.now(UTC).isoformat(timespec="seconds"),
+        issued=now.isoformat(timespec="seconds"),
         expires=certificate.not_valid_after_utc.isoformat(timespec="seconds"),
     )
-    kept = (authority / ISSUED).read_bytes() if (authority / ISSUED).exists() else b""
-    write_private(authority / ISSUED, kept + entry.model_dump_json(exclude={"revoked"}).encode() + b"\n")
+    file = authority / ISSUED
+    lines = file.read_text().splitlines() if file.exists() else []
+    kept = [line for line in lines if not _has_run_out(line)]
+    write_private(file, "".join(f"{line}\n" for line in [*kept, entry.model_dump_json(exclude={"revoked"})]).encode())
+
+
+def _has_run_out(line: str) -> bool:
+    """Of a line that cannot be read nobody knows: it stays, for `issued` to tell."""
+    try:
+        return datetime.fromisoformat(IssuedCertificate.model_validate_json(line).expires) <= datetime.now(UTC)
+    except ValueError:
+        return False
 
 
 def _subject(identity: Identity) -> x509.Name:
@@ -208,9 +234,8 @@ def _subject(identity: Identity) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, valid_for: timedelta
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, valid_for: timedelta, now: datetime
 ) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

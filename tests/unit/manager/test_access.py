@@ -298,20 +298,22 @@ async def test_the_manager_does_not_put_itself_out(served: Served) -> None:
 
 async def test_a_party_renews_when_two_thirds_are_over_and_shows_the_new_one(served: Served) -> None:
     def serial() -> int:
-        return x509.load_pem_x509_certificate((served.pki / "h1" / "cert.pem").read_bytes()).serial_number
+        return x509.load_pem_x509_certificate((served.pki / "h9" / "cert.pem").read_bytes()).serial_number
 
-    before, key = serial(), (served.pki / "h1" / "key.pem").read_bytes()
-    renewal = Renewal(served.pki / "h1", served.url)
-    await renewal.renew_if_due(datetime.now(UTC) + timedelta(days=59))
+    issued_at = datetime.now(UTC) - timedelta(days=61)
+    issue(served.pki / "authority", Identity(Role.AGENT, "h9"), served.pki / "h9", now=issued_at)
+    before, key = serial(), (served.pki / "h9" / "key.pem").read_bytes()
+    renewal = Renewal(served.pki / "h9", served.url)
+    await renewal.renew_if_due(issued_at + timedelta(days=59))
     assert serial() == before, "it is not time yet"
-    await renewal.renew_if_due(datetime.now(UTC) + timedelta(days=61))
+    await renewal.renew_if_due()
     assert serial() != before
-    assert (served.pki / "h1" / "key.pem").read_bytes() == key
-    assert not is_due(served.pki / "h1")
+    assert (served.pki / "h9" / "key.pem").read_bytes() == key
+    assert not is_due(served.pki / "h9")
     revoke(served.pki / "authority", Identity(Role.OPERATOR, "ann"))
     served.certificates.refresh()
     await renewal.fetch_list()
-    assert list_number(served.pki / "h1") == 1
+    assert list_number(served.pki / "h9") == 1
     await renewal.close()
 
 
@@ -351,6 +353,13 @@ async def test_a_token_does_not_become_a_certificate(served: Served) -> None:
     assert await served.status("POST", "/pki/v1/renew", None, token=made.token) == 403
     assert await served.status("POST", "/pki/v1/renew", "h1", token=made.token) == 403
     assert (await raw(served, "POST", "/pki/v1/renew", json={"request": new_request()[1]}))[0] == 403
+
+
+async def test_the_manager_gives_no_certificate_too_early(served: Served) -> None:
+    renewal = Renewal(served.pki / "h1", served.url)
+    with pytest.raises(Busy, match="too early"):
+        await renewal.renew_if_due(datetime.now(UTC) + timedelta(days=61))
+    await renewal.close()
 
 
 async def test_a_revocation_is_not_outrun_by_renewing(served: Served) -> None:
