@@ -156,7 +156,8 @@ class Gate:
         await self._app(scope, receive, self._while_known(scope, peer, send))
 
     def _who(self, scope: Scope) -> Identity | None:
-        """A token counts before the connection's own identity.
+        """A token counts before the connection's own identity, and a right one whatever wrong ones came from there:
+        many users may share an address.
 
         :raise NotAllowed: a token that is nobody's, or a certificate that is revoked.
         """
@@ -165,10 +166,10 @@ class Gate:
         header = Headers(scope=scope).get("authorization")
         if header is None:
             return peer_of_scope(scope)
-        address, now = address_of(scope), time.monotonic()
-        refuse_often(self._wrong, address, now)
         peer = self._users.identify(bearer(header))
         if peer is None:
+            address, now = address_of(scope), time.monotonic()
+            refuse_often(self._wrong, address, now)
             self._wrong.note(address, now)
             raise Unknown("the token is not known here", hint="was it replaced? kvmove user rotate makes another")
         return peer
