@@ -25,6 +25,15 @@ _RULES = (
     ),
     # https://user:password@host
     (re.compile(r"(\w+://)[^/\s:@\"']+:[^/\s@\"']+@"), rf"\1{REMOVED}@"),
+    # off = ["ipmitool", "-P", "password"]: the words of a power command but for its program; whatever is odd goes too
+    (
+        re.compile(
+            r"(\b(?:off|on)[\"']?\s*[:=]\s*\[\s*(?:\"[^\"\\\n]+\"(?!\")|'[^'\n]+'(?!'))?)"
+            r"(?>\"{3}.*?\"{3}|'{3}.*?'{3}|\"(?:\\.|[^\"\\\n])*\"|'[^'\n]*'|\#[^\n]*|[\"'][^\n]*|[^\]\"'\#])*+(?:\]|\Z)",
+            re.DOTALL,
+        ),
+        rf'\1, "{REMOVED}"]',
+    ),
     # words that kvmove itself gives out: an API token, a join token
     (re.compile(r"\bkvmove[-_](?=[a-z_-]*[A-Z0-9])[\w-]{32,}"), REMOVED),
     # tickets of moves and the like: long runs of hexadecimal digits

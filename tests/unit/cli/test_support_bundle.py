@@ -94,6 +94,31 @@ def test_what_is_no_secret_stays(harmless: str) -> None:
     assert redact(harmless) == harmless
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        'off = ["ipmitool", "-H", "{host}-bmc", "-P", "hunter2", "power", "off"]',
+        "on = ['ipmitool', '-P', 'hunter2']",
+        'off = [\n  "ipmitool",  # ]\n  "-P", "a]hunter2",\n]',
+        '[balance]\npower = { off = ["x", "-P", "hunter2"], on = ["x", "hunter2"] }',
+        'balance.power."off" = ["x", """a"b]hunter2""", "hunter2"]',
+        '# off = ["ipmitool", "-P", "hunter2"]',
+        '{"off": ["ipmitool", "\\"]hunter2"]}',
+        'off = ["ipmitool", "-P", "hunter2',
+        'off = ["ipmitool", "-P", "x, hunter2]\non = ["hunter2"',
+    ],
+)
+def test_the_words_of_a_power_command_go(command: str) -> None:
+    left = redact(f'mode = "manual"\n{command}\n')
+    assert "hunter2" not in left
+    assert left.startswith('mode = "manual"\n') and "[removed]" in left
+
+
+def test_the_program_of_a_power_command_stays() -> None:
+    text = 'off = ["ipmitool", "-P", "p"]\nlow = 0.45'
+    assert redact(text) == 'off = ["ipmitool", "[removed]"]\nlow = 0.45'
+
+
 SECRET = st.text(st.sampled_from("abcXYZ019+/=_-."), min_size=12, max_size=60)
 
 
