@@ -67,6 +67,9 @@ _HOSTS = "/api/v1/hosts"
 MAX_BODY = 1024 * 1024
 """Bytes; the longest request that means anything, a VM with all its disks, has some thousand."""
 
+MAX_BODY_OF_STRANGER = 24 * 1024
+"""Bytes; an invitation and a certificate request have one or two thousand."""
+
 
 class Unknown(NotAllowed):
     """Nobody that is known here; elsewhere it is a NotAllowed."""
@@ -118,7 +121,7 @@ def check_access(peer: Identity | None, method: str, path: str) -> None:
     raise NotAllowed(f"{peer} may not use {method} {path}", hint=f"it is for: {wanted}")
 
 
-def check_body(headers: Headers) -> None:
+def check_body(headers: Headers, longest: int = MAX_BODY) -> None:
     """Return when a request with these headers may be read.
 
     :raise InvalidInput: its body is too long, or of unknown length.
@@ -126,8 +129,8 @@ def check_body(headers: Headers) -> None:
     length = headers.get("content-length", "0")
     if "transfer-encoding" in headers:
         raise InvalidInput("the request does not say how long it is", hint="send it with a Content-Length")
-    if not length.isascii() or not length.isdigit() or int(length) > MAX_BODY:
-        raise InvalidInput(f"the request is longer than {MAX_BODY} bytes")
+    if not length.isascii() or not length.isdigit() or int(length) > longest:
+        raise InvalidInput(f"the request is longer than {longest} bytes")
 
 
 class Gate:
@@ -145,7 +148,7 @@ class Gate:
         try:
             peer = self._who(scope)
             check_access(peer, scope["method"], scope["path"])
-            check_body(Headers(scope=scope))
+            check_body(Headers(scope=scope), MAX_BODY if peer is not None else MAX_BODY_OF_STRANGER)
         except KvmoveError as error:
             response = problem_response(error)
             if isinstance(error, Unknown):
@@ -172,6 +175,8 @@ class Gate:
             refuse_often(self._wrong, address, now)
             self._wrong.note(address, now)
             raise Unknown("the token is not known here", hint="was it replaced? kvmove user rotate makes another")
+        if known := scope.get("state", {}).get("known"):
+            known()
         return peer
 
     def _while_known(self, scope: Scope, peer: Identity | None, send: Send) -> Send:

@@ -5,7 +5,9 @@ identity is read once per connection, from the TLS session or from the Unix sock
 
 Invariant: a connection carries an identity only if the kernel (Unix socket) or the TLS handshake vouched for it;
 nothing in a request (path, header, body) can set it. A user comes with a token instead, which the `gate` looks up and
-puts in its place. This file decides who it is, never what it may do.
+puts in its place. Who is not known yet holds a connection for `STRANGER_SECONDS` at most, and so few from one address
+and in all that strangers use up neither the manager's memory nor its descriptors. This file decides who it is, never
+what it may do.
 """
 
 import asyncio
@@ -26,15 +28,51 @@ from kvmove.pki.revocation import serial_of
 _LOG = logging.getLogger(__name__)
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of socket(7)
 
+STRANGER_SECONDS = 30.0
+"""How long a connection may last that has neither a certificate nor yet a token that is known; to join
+takes one or two."""
+
+STRANGERS_OF_ADDRESS = 50
+STRANGERS = 500
+"""Connections of strangers at once. A user's counts among them only until its token has come."""
+
 
 class IdentifyingProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 with the peer's identity in each request's `scope["state"]["peer"]`; None is a stranger.
-    `["serial"]` is that of the peer's certificate; None without one."""
+    `["serial"]` is that of the peer's certificate; None without one. `["known"]` is to be called when a token has said
+    who it is."""
+
+    stranger_until: asyncio.TimerHandle | None = None
+    """Set while nobody knows who it is."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, transport))
         serial = serial_of(transport.get_extra_info("peercert"))
-        self.app_state = {**self.app_state, "peer": identify(transport), "serial": serial}
+        peer = identify(transport)
+        self.app_state = {**self.app_state, "peer": peer, "serial": serial, "known": self._known}
+        if peer is None:
+            self._receive_stranger()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._known()
+        super().connection_lost(exc)
+
+    def _receive_stranger(self) -> None:
+        others = [it for it in self.connections if isinstance(it, IdentifyingProtocol) and it.stranger_until]
+        from_there = sum(1 for it in others if _host(it.client) == _host(self.client))
+        if len(others) >= STRANGERS or from_there >= STRANGERS_OF_ADDRESS:
+            self.transport.abort()
+            return
+        self.stranger_until = self.loop.call_later(STRANGER_SECONDS, self.transport.abort)
+
+    def _known(self) -> None:
+        if self.stranger_until is not None:
+            self.stranger_until.cancel()
+            self.stranger_until = None
+
+
+def _host(client: tuple[str, int] | None) -> str:
+    return client[0] if client else ""
 
 
 def identify(transport: asyncio.BaseTransport) -> Identity | None:
