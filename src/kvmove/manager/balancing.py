@@ -296,6 +296,7 @@ class Balancer:
         """What an earlier life of the manager left: tasks of balancing, and hosts emptied to be powered off."""
         for task in self._it.book.running():
             if task.kind == KIND:
+                await self._drop_queued(task.id)
                 await self._end(task.id, ["the manager was restarted; moves that ran go on"], stopped=False)
         kept = self._it.store.kept
         for host, mark in kept.maintenance.items():

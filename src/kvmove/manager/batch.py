@@ -36,7 +36,7 @@ class Batch:
     def __init__(self, moves: Moves, book: TaskBook, parent: str, by: str) -> None:
         self._moves = moves
         self._book = book
-        self._parent = parent
+        self.parent = parent
         self._by = by
         self._stop = asyncio.Event()
         self.outcomes: list[Outcome] = []
@@ -95,7 +95,7 @@ class Batch:
     ) -> None:
         while waiting and len(running) < at_once and not self.stopped:
             try:
-                task = await self._moves.start(waiting[0], by=self._by, parent=self._parent)
+                task = await self._moves.start(waiting[0], by=self._by, parent=self.parent)
             except KvmoveError as error:
                 if running and isinstance(error, Busy | CheckFailed):
                     return
@@ -119,4 +119,4 @@ class Batch:
 
     def _children(self) -> list[Task]:
         """Queued ones too: they would begin when nobody waits for them any more."""
-        return [task for task in self._book.unended() if task.parent == self._parent]
+        return [task for task in self._book.unended() if task.parent == self.parent]

@@ -92,6 +92,8 @@ class Maintenance:
         :raise Busy: it is entering maintenance already.
         """
         await self.plan(host, request)
+        if host in self._running and self._book.get(self._batches[host].parent).ended_state:
+            await asyncio.shield(self._running[host])  # it has ended, and lets go of the host in this moment
         if host in self._running:
             raise Busy(
                 f"{host} is entering maintenance already",

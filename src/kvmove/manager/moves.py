@@ -150,7 +150,7 @@ class Moves:
         return self._book.get(task.id)
 
     async def retry(self, task: Task, *, by: str = "") -> Task:
-        """Ask once more for what an ended task was asked for; gives the new task. Raises as `start` does.
+        """Ask once more for what an ended task was asked for, for itself; gives the new task. Raises as `start` does.
 
         :raise Busy: it has not ended. :raise NotFound: it keeps no request.
         """
@@ -158,7 +158,7 @@ class Moves:
             raise Busy(f"task {task.id} is {task.state}, and not over", hint=f"watch it: kvmove task watch {task.id}")
         if task.request is None:
             raise NotFound(f"task {task.id} does not say what it was asked for", hint="ask for the move anew")
-        return await self.start(task.request, by=by, parent=task.parent)
+        return await self.start(task.request, by=by)
 
     async def change(self, task: Task, change: TaskChange) -> Task:
         """Change what a queued task was asked for; with another priority it takes its new place at once.
@@ -198,11 +198,20 @@ class Moves:
         """What the manager and both agents have logged of the task, oldest first."""
         return await self._logs.of(task)
 
-    async def _cancel_queued(self, task: Task) -> Task:
-        error = Cancelled("the move was cancelled while it was queued", vm_state=task.vm_state)
+    def _is_orphan(self, task: Task) -> bool:
+        """Whether nobody wants the move any more: the task that began it, for hosts as they were then, is over."""
+        if task.parent is None:
+            return False
+        try:
+            return self._book.get(task.parent).ended_state
+        except NotFound:
+            return True
+
+    async def _cancel_queued(self, task: Task, why: str = "it was queued, and somebody cancelled it") -> Task:
+        error = Cancelled(f"the move was cancelled before it began: {why}", vm_state=task.vm_state)
         state = TaskState.CANCELLED
         await self._book.change(task.id, state=state, problem=error.problem(), ended=now(), **_NOT_QUEUED)
-        _LOG.info("task %s was cancelled while it was queued", task.id)
+        _LOG.info("task %s was cancelled before it began: %s", task.id, why)
         self._spawn(self._logs.keep(task.id), f"log of {task.id}")
         self._moved_on.set()
         return self._book.get(task.id)
@@ -247,6 +256,9 @@ class Moves:
         :raise KvmoveError: the task has ended by it.
         """
         task = self._book.get(task_id)
+        if self._is_orphan(task):
+            await self._cancel_queued(task, "the task that it was a part of has ended")
+            return
         plan = task.plan if task_id in self._planned else await self._plan_again(task)
         if plan is None:
             return

@@ -55,7 +55,9 @@ def findings_of(situation: Situation) -> Iterator[Finding]:
         return
     known = situation.known
     pair = Pair(situation.request, situation.vm, source, destination, known.images, known.probed)
-    for compare in (_kind_is_as_asked, *STORAGE_CHECKS, swap_file_stays) if source.name == destination.name else _SECOND:
+    for compare in (
+        (_kind_is_as_asked, *STORAGE_CHECKS, swap_file_stays) if source.name == destination.name else _SECOND
+    ):
         yield from compare(pair)
     yield from known.told
 

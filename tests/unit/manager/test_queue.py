@@ -120,6 +120,19 @@ async def test_when_one_ends_the_next_begins_at_once(site: Site) -> None:
     await eventually(lambda: [plan.vm.name for plan, _ in site.h1.started] == ["vm1", "vm2", "vm3"])
 
 
+async def test_a_part_of_a_task_that_has_ended_does_not_begin(site: Site) -> None:
+    fields = {"id": "f" * 16, "kind": "balance", "vm": "", "plan": None, "state": TaskState.RUNNING}
+    whole = samples.task().model_copy(update=fields)
+    await site.book.add(whole)
+    await site.ask("vm1")
+    await site.ask("vm2")
+    await site.moves.start(MoveRequest(vm="vm3", host="h2"), parent=whole.id)
+    await site.book.change(whole.id, state=TaskState.CANCELLED)
+    await site.finish("vm1")
+    await site.is_so(vm1="succeeded", vm2="running", vm3="cancelled")
+    assert "a part of" in str((site.of("vm3").problem or {})["detail"])
+
+
 async def test_a_vm_has_one_move_queued_ones_counted(site: Site) -> None:
     await all_asked(site)
     with pytest.raises(Busy, match="vm4 has a move that is queued"):
