@@ -56,8 +56,7 @@ class VmDisks:
         store = self._datastore(disk.datastore)
         try:
             path = store.disk_path(definition.uuid, disk)
-            allocated = disk.size if store.is_of_devices else path.stat().st_blocks * SECTOR
-            plain = DiskImage(name=disk.name, allocated=allocated)
+            plain = DiskImage(name=disk.name, allocated=disk.size if store.is_of_devices else _allocated(path))
             return plain if disk.format is DiskFormat.RAW else _described(plain, path)
         except (KvmoveError, OSError) as error:
             return DiskImage(name=disk.name, problem=str(error))
@@ -100,6 +99,12 @@ class VmDisks:
         except KeyError:
             known = ", ".join(sorted(self._datastores)) or "none"
             raise NotFound(f"This host has no datastore {name}; it has {known}") from None
+
+
+def _allocated(path: Path) -> int:
+    """XFS holds space ready beyond the end of a file that grows; that is not the image's, and is given back."""
+    seen = path.stat()
+    return min(seen.st_blocks * SECTOR, seen.st_size)
 
 
 def _described(plain: DiskImage, path: Path) -> DiskImage:

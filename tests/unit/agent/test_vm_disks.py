@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kvmove.agent.vm_disks import VmDisks
-from kvmove.disk import qcow2
+from kvmove.disk import fallocate, qcow2
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, CheckFailed, KvmoveError, NotFound
 from kvmove.model.vm import DiskDefinition, DiskFormat, VmDefinition
@@ -48,6 +48,21 @@ def test_a_new_qcow2_disk_is_an_image(stores: dict[str, Datastore]) -> None:
     made = disks.files(definition, incoming=False)["root"]
     assert qcow2.describe(made, DiskFormat.QCOW2).virtual_size == root.size
     assert disks.images(definition)[0].problem == ""
+
+
+def test_what_storage_holds_ready_beyond_the_end_of_an_image_is_not_the_images(stores: dict[str, Datastore]) -> None:
+    root = TWO_STORES.disks[0].model_copy(update={"format": DiskFormat.QCOW2})
+    disks, definition = VmDisks(stores), TWO_STORES.model_copy(update={"disks": (root,)})
+    disks.make(definition)
+    path = disks.files(definition, incoming=False)["root"]
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        assert fallocate.zero_range(file.fileno(), size, 8 * MIB)
+    assert path.stat().st_blocks * 512 > size
+    assert path.stat().st_size == size
+    [image] = disks.images(definition)
+    assert image.allocated is not None
+    assert image.allocated <= size
 
 
 def test_deleting_leaves_nothing_in_any_datastore(stores: dict[str, Datastore]) -> None:
