@@ -2,16 +2,18 @@
 
     phase            seconds
     preparing        a constant: QEMU's start, streams
-    copying disks    data / the slowest of wire and storage, plus half of what the guest writes meanwhile
+    copying disks    data / the slowest of wire, storage and processors, plus half of what the guest writes meanwhile
     copying memory   rounds: what is used first, then each time what the guest changed during the round before
     switching over   a constant
     cleaning up      a constant, and reading both sides' disks if they are compared
 
+Where processors are waited for (`Inputs.pressure`), the constants are longer and less is copied a second (`stretched`).
+
 The constants are those of a small machine; what past moves of this manager really took corrects each phase
 (`Correction`, from `forecast_scores`), so a phase that is always twice as long here is forecast twice as long.
 
-Invariants, for the same corrections: more data or memory is never a shorter time, a faster wire or storage never a
-longer one, at either end of the band; and the band holds the likely time.
+Invariants, for the same corrections: more data, memory or pressure is never a shorter time, a faster wire or storage
+never a longer one, at either end of the band; and the band holds the likely time.
 
 Deliberately not here: how the figures are measured (agent.samples), and what of them is missing (forecast_inputs).
 """
@@ -30,18 +32,32 @@ from kvmove.units import MIB, format_rate, format_size
 DOWNTIME = "downtime"
 """The name of the pause among the parts of a forecast; it lies within the switchover and adds no time."""
 
-PREPARE_SECONDS = {True: 0.28, False: 0.05}
+PREPARE_SECONDS = {True: 0.3, False: 0.06}
 """With and without a QEMU to start at the destination."""
 
-DISKS_SECONDS = 0.12
+DISKS_SECONDS = 0.08
 MEMORY_SECONDS = 0.35
 SWITCH_SECONDS = {True: 0.2, False: 0.06}
 """With and without memory to move."""
 
-CLEAN_UP_SECONDS = 0.06
+CLEAN_UP_SECONDS = 0.04
 DIGEST_RATE = 400 * MIB
 PAUSE_MS = {True: 110.0, False: 25.0}
 """What a pause takes besides the last round: draining, syncing, device state, hand-over. As above."""
+
+COPY_RATE = 200 * MIB
+MEMORY_RATE = 125 * MIB
+"""What the processors of a small machine carry over a wire, bytes/s: of disks, of memory. Faster machines show by the
+try of their wire; this matters where processors are waited for."""
+
+COPY_IN_HOST_RATE = 250 * MIB
+"""What they read and write within a host; a try of its storage alone, into the page cache, says far more."""
+
+PRESSED = 3.5
+"""At full pressure QEMU's start and all copying takes so many times longer, on top of its time at rest."""
+
+PRESSED_SHORT = 1.2
+"""What mostly waits for answers takes longer only so many times."""
 
 THROTTLED_FROM = 0.5
 """QEMU holds the vCPUs back once a round leaves more than this share of what it sent (throttle-trigger-threshold)."""
@@ -78,7 +94,8 @@ class DiskLoad:
 class Inputs:
     """A move in figures. Bytes, bytes/s. `wire` None: the disks do not go over a wire, and neither does memory.
 
-    `memory` is None where none moves; `dirty_rate` None is not known. `doubts` adds to how unsure a phase is, as a
+    `memory` is None where none moves; `dirty_rate` None is not known. `pressure` is the share of time, 0 to 1, in which
+    something waits for a processor. `doubts` adds to how unsure a phase is, as a
     share of it; `notes` are sentences on what is not known.
     """
 
@@ -91,6 +108,7 @@ class Inputs:
     max_downtime_ms: int = 300
     starts_qemu: bool = True
     digest_bytes: int = 0
+    pressure: float = 0.0
     doubts: Mapping[Phase, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -137,6 +155,12 @@ def forecast(inputs: Inputs, corrections: Mapping[str, Correction], past_error: 
     )
 
 
+def stretched(pressure: float, most: float = PRESSED) -> float:
+    """How many times longer something takes under `pressure`. One who waits now and then is not yet one who holds a
+    move up, so it grows with the square."""
+    return 1 + most * pressure**2
+
+
 def memory_rounds(inputs: Inputs) -> Rounds:
     """The rounds until what is left fits into the pause that is allowed by then, or until they are given up."""
     if not inputs.memory or not inputs.wire:
@@ -172,10 +196,18 @@ def _disks(inputs: Inputs) -> tuple[float, float]:
         data, rate = by_store.get(disk.store, (0, math.inf))
         by_store[disk.store] = (data + disk.data, min(rate, disk.rate))
     loads = list(by_store.values())
+    data = sum(disk.data for disk in inputs.disks)
     if inputs.disks_over_wire and inputs.wire:
-        loads.append((sum(disk.data for disk in inputs.disks), inputs.wire))
+        loads.append((data, _carried(inputs.wire, COPY_RATE, inputs.pressure)))
+    else:
+        loads.append((data, COPY_IN_HOST_RATE / stretched(inputs.pressure)))
     seconds = max((data / _beside_writes(rate, inputs.write_rate) for data, rate in loads if data), default=0.0)
     return seconds, seconds * inputs.write_rate / 2
+
+
+def _carried(wire: float, processors: float, pressure: float) -> float:
+    """What goes over the wire: all of it, unless `processors`, bytes/s at rest, do not get to it."""
+    return min(wire, max(wire, processors) / stretched(pressure))
 
 
 def _beside_writes(rate: float, write_rate: float) -> float:
@@ -186,20 +218,28 @@ def _beside_writes(rate: float, write_rate: float) -> float:
 
 def _raw(inputs: Inputs, rounds: Rounds, disk_seconds: float) -> dict[Phase, float]:
     moves_memory = inputs.memory is not None
-    raw = {Phase.PREPARING: PREPARE_SECONDS[inputs.starts_qemu]}
+    long, short = stretched(inputs.pressure), stretched(inputs.pressure, PRESSED_SHORT)
+    raw = {Phase.PREPARING: PREPARE_SECONDS[inputs.starts_qemu] * (long if inputs.starts_qemu else short)}
     if inputs.disks:
-        raw[Phase.COPYING_DISKS] = DISKS_SECONDS + disk_seconds
+        raw[Phase.COPYING_DISKS] = DISKS_SECONDS * short + disk_seconds
     if moves_memory:
-        raw[Phase.COPYING_MEMORY] = MEMORY_SECONDS + rounds.seconds
+        raw[Phase.COPYING_MEMORY] = MEMORY_SECONDS * long + _memory_seconds(inputs, rounds)
     rest = rounds.rest / inputs.wire if inputs.wire else 0.0
-    raw[Phase.SWITCHING_OVER] = SWITCH_SECONDS[moves_memory] + rest
-    raw[Phase.CLEANING_UP] = CLEAN_UP_SECONDS + inputs.digest_bytes / DIGEST_RATE
+    raw[Phase.SWITCHING_OVER] = SWITCH_SECONDS[moves_memory] * short + rest
+    raw[Phase.CLEANING_UP] = CLEAN_UP_SECONDS * short + inputs.digest_bytes / DIGEST_RATE
     return raw
+
+
+def _memory_seconds(inputs: Inputs, rounds: Rounds) -> float:
+    """The rounds are those of the wire, for a guest waits for the same processors; only their time is longer."""
+    if not inputs.wire:
+        return rounds.seconds
+    return rounds.sent / _carried(inputs.wire, MEMORY_RATE, inputs.pressure)
 
 
 def _pause_ms(inputs: Inputs, rounds: Rounds) -> float:
     rest = rounds.rest / inputs.wire * 1000 if inputs.wire else 0.0
-    return PAUSE_MS[inputs.memory is not None] + rest
+    return PAUSE_MS[inputs.memory is not None] * stretched(inputs.pressure, PRESSED_SHORT) + rest
 
 
 def _of(corrections: Mapping[str, Correction], part: str) -> Correction:

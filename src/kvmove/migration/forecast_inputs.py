@@ -91,6 +91,7 @@ def inputs_of(plan: MovePlan, seen: Seen) -> Inputs:
         dirty_rate=dirty_rate,
         max_downtime_ms=plan.max_downtime_ms,
         starts_qemu=plan.moves_memory,
+        pressure=busy,
         digest_bytes=sum(disk.size for disk in plan.disks) if plan.verify else 0,
         doubts=doubts.of,
         notes=tuple(doubts.notes),

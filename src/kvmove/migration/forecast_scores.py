@@ -1,8 +1,8 @@
 """What past moves say of forecasts: how far they were off, and how each phase is to be corrected. Pure.
 
-A past move counts for a new one as far as it is like it: of the same kind and power in any case, less where the
-encryption, the hosts or the VM differ. Of each phase the ratio real / forecast is taken before any correction, so
-corrections do not build on one another.
+A past move counts for a new one as far as it is like it: off or not as it, within a host or between two as it, and
+less where the NICs, the encryption, the hosts, the VM, or whether disks come along differ. Of each phase the ratio
+real / forecast is taken before any correction, so corrections do not build on one another.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from kvmove.migration.forecast import DOWNTIME, UNSURE, Correction
 from kvmove.model.forecast import Forecast
-from kvmove.model.move import MovePlan, MoveReport, Phase
+from kvmove.model.move import MoveKind, MovePlan, MoveReport, Phase
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import Power
 
@@ -25,6 +25,9 @@ PRIOR = 0.5
 
 PRIOR_SPREAD = 1.5
 """So many moves weighs what a phase is unsure of by itself."""
+
+UNLIKE = 0.6
+"""So much a past move counts for each thing in which it differs."""
 
 LEAST_UNSURE = 0.08
 FARTHEST = math.log(4)
@@ -61,20 +64,23 @@ def corrections(plan: MovePlan, tasks: Sequence[Task]) -> dict[str, Correction]:
 
 
 def _likeness(plan: MovePlan, past: MovePlan) -> float:
-    if (plan.kind, plan.power is Power.OFF, plan.over_storage) != (
-        past.kind,
-        past.power is Power.OFF,
-        past.over_storage,
-    ):
+    if _manner(plan) != _manner(past):
         return 0.0
     weight = 1.0
     for one, other in (
+        (plan.kind, past.kind),
         (plan.encrypt, past.encrypt),
+        ({route.nic for route in plan.routes}, {route.nic for route in past.routes}),
         ({plan.source.name, plan.destination.name}, {past.source.name, past.destination.name}),
         (plan.vm.uuid, past.vm.uuid),
     ):
-        weight *= 1.0 if one == other else 0.5
+        weight *= 1.0 if one == other else UNLIKE
     return weight
+
+
+def _manner(plan: MovePlan) -> tuple[bool, bool, bool]:
+    """What two moves must have in common to say anything of one another: they go through the same steps."""
+    return plan.kind is MoveKind.STORAGE, plan.power is Power.OFF, plan.over_storage
 
 
 def _ratios(parts: Mapping[str, float], report: MoveReport) -> Iterable[tuple[str, float]]:

@@ -24,6 +24,7 @@ INPUTS = st.builds(
     max_downtime_ms=st.integers(10, 60_000),
     starts_qemu=st.booleans(),
     digest_bytes=DATA,
+    pressure=st.floats(0, 1),
     doubts=st.dictionaries(st.sampled_from(list(UNSURE)), st.floats(0, 1)),
 )
 CORRECTIONS = st.dictionaries(
@@ -92,6 +93,33 @@ def test_a_faster_wire_is_never_slower(inputs: Inputs, corrections: dict[str, Co
 def test_faster_storage_is_never_slower(inputs: Inputs, corrections: dict[str, Correction], more: float) -> None:
     faster = replace(inputs, disks=tuple(replace(disk, rate=disk.rate * more) for disk in inputs.disks))
     assert not_shorter(forecast(faster, corrections), forecast(inputs, corrections))
+
+
+@given(INPUTS, CORRECTIONS, st.floats(0, 1))
+def test_more_who_wait_for_processors_are_never_faster(
+    inputs: Inputs, corrections: dict[str, Correction], pressure: float
+) -> None:
+    less, more = sorted((inputs.pressure, pressure))
+    one, other = (forecast(replace(inputs, pressure=it), corrections) for it in (less, more))
+    assert not_shorter(one, other)
+    assert other.downtime_ms >= one.downtime_ms
+
+
+def test_under_pressure_the_copying_is_held_back_by_processors_and_hardly_so_over_a_slow_wire() -> None:
+    def longer(wire: int) -> float:
+        idle = Inputs(disks=(DiskLoad(1000 * MIB, 10 * GIB),), wire=wire, memory=1000 * MIB)
+        one, other = forecast(idle, {}).parts, forecast(replace(idle, pressure=1.0), {}).parts
+        return other["copying-disks"] / one["copying-disks"]
+
+    assert longer(20 * MIB) < 1.05
+    assert longer(100 * MIB) > 2
+    assert longer(1000 * MIB) == pytest.approx(4.5, rel=0.05)
+
+
+def test_a_wire_that_was_seen_to_carry_more_than_a_small_machines_processors_is_believed() -> None:
+    found = forecast(Inputs(disks=(DiskLoad(1000 * MIB, 10 * GIB),), wire=1000 * MIB, memory=1000 * MIB), {})
+    assert found.parts["copying-disks"] < 1.5
+    assert found.parts["copying-memory"] < 1.5
 
 
 def test_what_is_not_known_widens_the_band_and_moves_nothing() -> None:

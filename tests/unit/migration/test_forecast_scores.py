@@ -4,7 +4,7 @@ import pytest
 
 from kvmove.migration.forecast_scores import corrections, error_of, past_error, scored
 from kvmove.model.forecast import Forecast
-from kvmove.model.move import HostRef, MovePlan, MoveReport, PhaseTime
+from kvmove.model.move import HostRef, MoveKind, MovePlan, MoveReport, PhaseTime
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import Power
 from tests.support import samples
@@ -57,6 +57,13 @@ def test_a_move_that_is_less_alike_counts_less() -> None:
     other = samples.plan().model_copy(update={"encrypt": False})
     alike, unlike = (corrections(samples.plan(), [ended(plan)])["copying-disks"].factor for plan in (None, other))
     assert unlike < alike
+
+
+def test_moves_with_and_without_disks_teach_each_other_what_they_share_but_less() -> None:
+    host = samples.plan().model_copy(update={"disks": ()})
+    assert host.kind is MoveKind.HOST
+    own, other = corrections(samples.plan(), [ended()])["preparing"], corrections(host, [ended()])["preparing"]
+    assert 1 < other.factor < own.factor
 
 
 def test_one_mishap_among_many_moves_changes_little() -> None:
