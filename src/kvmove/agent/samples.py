@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -42,9 +43,15 @@ log = logging.getLogger(__name__)
 EXPECT_SECONDS = 10.0
 """So long the streams of a try are taken."""
 
+TRIES_SECONDS = 0.6
+"""By then the tries of wire and storage, asked for together with the guest, are over."""
+
+PRESSURE_SECONDS = 0.4
+"""So long is looked who waits for processors, once the tries themselves are over."""
+
 _TRY = "try-"
 _PRESSURE = Path("/proc/pressure/cpu")
-_WAITED = re.compile(r"some avg10=([0-9.]+)")
+_WAITED = re.compile(r"some avg10=([0-9.]+) .* total=(\d+)")
 
 
 class Samples:
@@ -58,14 +65,19 @@ class Samples:
 
         :raise NotFound: this host has no such VM. :raise CheckFailed: it is off by now.
         """
-        pressure = await asyncio.to_thread(_pressure)
+        async with asyncio.TaskGroup() as group:
+            pressure = group.create_task(_pressure())
+            guest = group.create_task(self._guest(plan))
+        return guest.result().model_copy(update={"pressure": pressure.result()})
+
+    async def _guest(self, plan: MovePlan) -> GuestSample:
         if plan.power is Power.OFF:
-            return GuestSample(pressure=pressure)
+            return GuestSample()
         instance = self._host.vms.instance(plan.vm.uuid)
         size = await guest_load.memory_size(instance.monitor)
         used = await _memory_used(instance, size)
         if plan.power is not Power.RUNNING:
-            return GuestSample(memory_used=used, dirty_rate=0, write_rate=0, writes=0.0, pressure=pressure)
+            return GuestSample(memory_used=used, dirty_rate=0, write_rate=0, writes=0.0)
         before, began = await guest_load.written(instance.monitor), asyncio.get_running_loop().time()
         rate, why = await _dirty_rate(instance, size) if plan.moves_memory else (None, "")
         if rate is None:
@@ -77,7 +89,6 @@ class Samples:
             dirty_rate=rate,
             write_rate=round((after.size - before.size) / seconds),
             writes=round((after.requests - before.requests) / seconds, 1),
-            pressure=pressure,
             unknown=(why,) if why else (),
         )
 
@@ -156,13 +167,25 @@ class Samples:
         return False
 
 
-def _pressure() -> float | None:
-    """See `GuestSample`; None where the kernel does not tell (Linux: accounting/psi)."""
+async def _pressure() -> float | None:
+    """See `GuestSample`; None where the kernel does not tell (Linux: accounting/psi). The lesser of the last
+    ten seconds and of a moment after the tries: a move that has just ended, or a try, is no load for the next one."""
+    await asyncio.sleep(TRIES_SECONDS)
+    before, began = await asyncio.to_thread(_waited), time.monotonic()
+    await asyncio.sleep(PRESSURE_SECONDS)
+    after, seconds = await asyncio.to_thread(_waited), time.monotonic() - began
+    if before is None or after is None:
+        return None
+    return min(after[0], (after[1] - before[1]) / seconds, 1.0)
+
+
+def _waited() -> tuple[float, float] | None:
+    """The share of the last ten seconds in which something waited for a processor, and all such seconds."""
     try:
         found = _WAITED.match(_PRESSURE.read_text())
     except OSError:
         return None
-    return float(found[1]) / 100 if found else None
+    return (float(found[1]) / 100, int(found[2]) / 1e6) if found else None
 
 
 async def _memory_used(instance: Instance, size: int) -> int | None:

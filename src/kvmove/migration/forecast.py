@@ -50,7 +50,7 @@ MEMORY_RATE = 125 * MIB
 """What the processors of a small machine carry over a wire, bytes/s: of disks, of memory. Faster machines show by the
 try of their wire; this matters where processors are waited for."""
 
-COPY_IN_HOST_RATE = 250 * MIB
+COPY_IN_HOST_RATE = 160 * MIB
 """What they read and write within a host; a try of its storage alone, into the page cache, says far more."""
 
 PRESSED = 3.5
@@ -77,7 +77,7 @@ BAND = 1.3
 """A band of so many standard deviations; nine moves of ten should end inside."""
 
 FLOOR = 0.07
-FLOOR_SECONDS = 0.1
+FLOOR_SECONDS = 0.15
 """No forecast is closer than this share and this time: the machines have other things to do."""
 
 
@@ -156,9 +156,9 @@ def forecast(inputs: Inputs, corrections: Mapping[str, Correction], past_error: 
 
 
 def stretched(pressure: float, most: float = PRESSED) -> float:
-    """How many times longer something takes under `pressure`. One who waits now and then is not yet one who holds a
-    move up, so it grows with the square."""
-    return 1 + most * pressure**2
+    """How many times longer something takes under `pressure`. Up to about half of the time it is hardly felt, at all
+    of the time much."""
+    return 1 + most * pressure**4
 
 
 def memory_rounds(inputs: Inputs) -> Rounds:

@@ -20,7 +20,7 @@ from kvmove.model.vm import Power
 NEWEST = 30
 """So many past moves are looked at; older ones were of other times."""
 
-PRIOR = 0.5
+PRIOR = 1.0
 """The word of past moves weighs as many moves as there are, against this much for the forecast's own."""
 
 PRIOR_SPREAD = 1.5

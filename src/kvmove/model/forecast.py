@@ -39,7 +39,8 @@ class Forecast(Strict):
 class GuestSample(Strict):
     """A guest as it was for about a second. Bytes and bytes/s: `memory_used` of its memory has ever been touched,
     `dirty_rate` is memory that changed, `write_rate` what it wrote to its disks in `writes` requests per second.
-    `pressure` is of its host: the share of the last ten seconds in which something waited for a processor.
+    `pressure` is of its host: the share of time in which something waited for a processor, over ten seconds or over
+    a moment, whichever is less.
     """
 
     memory_used: int | None = None

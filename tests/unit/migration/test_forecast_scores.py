@@ -27,7 +27,7 @@ def test_a_phase_that_always_took_twice_as_long_is_forecast_so_the_more_the_ofte
     once = corrections(samples.plan(), [ended()])["copying-disks"]
     often = corrections(samples.plan(), [ended()] * 10)
     assert 1.3 < once.factor < often["copying-disks"].factor < 2
-    assert often["copying-disks"].factor == pytest.approx(2, rel=0.05)
+    assert often["copying-disks"].factor == pytest.approx(2, rel=0.1)
     assert often["copying-memory"].factor == pytest.approx(1)
     assert often["downtime"].factor == pytest.approx(0.854, rel=0.05)
     assert once.unsure is not None
