@@ -113,7 +113,7 @@ class HostBook:
             )
 
     async def _refuse_used(self, name: str, registry: Registry, book: TaskBook) -> None:
-        moving = [task.vm for task in book.running() if name in (task.source, task.destination)]
+        moving = [task.vm for task in book.unended() if name in (task.source, task.destination)]
         owned = [it.vm for it in await registry.list() if name in (it.owner, it.destination)]
         names = {vm.definition.uuid: vm.definition.name for vm in self._inventory.vms()}
         there = sorted({*moving, *(names.get(vm, str(vm)) for vm in owned)})
