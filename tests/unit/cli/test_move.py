@@ -81,7 +81,6 @@ def test_what_is_asked_for_is_what_the_manager_hears(manager: FakeManager, kvmov
         "--max-downtime", "0.5s", "--disk", "data=big", "--disk", "swap=fast:qcow2", "--via", "storage",
         "--format", "raw", "--provisioning", "thick", "--flatten", "--priority", "high",
         "--at", "22:00", "--window", "22:00-06:00",
-        "--format", "raw", "--provisioning", "thick", "--flatten",
         "--bandwidth", "50MiB", "--switchover", "2031-01-02T03:04:05+01:00", "--policy", "suspend-if-needed",
         "--max-slowdown", "40", "--max-write-latency", "20ms",
     )  # fmt: skip
