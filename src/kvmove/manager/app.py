@@ -65,7 +65,7 @@ def create_app(parts: Parts) -> FastAPI:
     api.include_router(moves_router(parts.moves, parts.placement.balancer))
     api.include_router(tasks_router(parts.book, parts.moves))
     api.include_router(steering_router(parts.book, TaskSteering(parts.inventory, parts.book, parts.moves)))
-    api.include_router(access_router(parts.access, parts.registry, parts.book))
+    api.include_router(access_router(parts.access, parts.registry, parts.book, parts.placement.maintenance))
     api.include_router(maintenance_router(parts.placement.maintenance))
     api.include_router(balance_router(parts.placement.balancer))
     api.include_router(events_router(parts.observed.events))

@@ -52,8 +52,8 @@ from kvmove.placement.storage import balance_storage
 _LOG = logging.getLogger(__name__)
 
 KIND = "balance"
-BY = "balancing"
-"""Who starts what automatic mode does."""
+BY = "(balancing)"
+"""Who starts what automatic mode does; no user can be called so."""
 
 _MANUAL = "the balance mode is manual: kvmove chooses no host by itself"
 _PARTIAL = 'name it, or set mode = "partial" in manager.toml, [balance]'
@@ -250,6 +250,9 @@ class Balancer:
                 if it.action is not Action.MOVE and not batch.stopped:
                     await tell(it, *await self._switch(it))
             await self._end(task.id, failed, stopped=batch.stopped)
+        except Exception as error:
+            _LOG.exception("balancing failed, which should not be")
+            await self._end(task.id, [*failed, f"a defect of ours: {error!r}"], stopped=False)
         finally:
             self._applying = self._batch = None
 
@@ -265,22 +268,24 @@ class Balancer:
             await self._it.book.change(task_id, state=TaskState.SUCCEEDED, ended=now())
 
     async def _switch(self, it: Recommendation) -> tuple[str, KvmoveError | None]:
-        """Power a host on, or empty it and power it off; one that cannot be emptied takes VMs again."""
+        """Power a host on, or empty it and power it off; one that cannot be emptied takes VMs again. Somebody else's
+        maintenance of it stays."""
         task_id = ""
         try:
             if it.action is Action.POWER_ON:
                 await self._power.on(it.host)
                 return "", None
-            task_id = (await self._it.maintenance.enter(it.host, MaintenanceRequest(), BY)).id
+            task_id = (await self._it.maintenance.enter(it.host, MaintenanceRequest(), BY, first=True)).id
             while not (task := self._it.book.get(task_id)).ended_state:
                 async for _ in self._it.book.watch(task_id, task.revision):
                     pass
                 await asyncio.sleep(0.1)
             if task.state is not TaskState.SUCCEEDED:
                 raise CheckFailed(f"{it.host} could not be emptied: {(task.problem or {}).get('detail', '')}")
-            await self._power.off(it.host)
+            await self._power.off(it.host, lambda: self._it.maintenance.require_empty(it.host, task_id))
         except KvmoveError as error:
-            if it.action is Action.POWER_OFF:
+            mark = self._it.store.kept.maintenance.get(it.host)
+            if task_id and mark is not None and mark.task == task_id:
                 await self._it.maintenance.exit(it.host)
             return task_id, error
         return task_id, None
@@ -301,7 +306,12 @@ class Balancer:
         kept = self._it.store.kept
         for host, mark in kept.maintenance.items():
             if mark.by == BY and host not in kept.powered_off:
-                await self._it.maintenance.exit(host)
+                try:
+                    await self._it.maintenance.exit(host)
+                except NotFound:
+                    await self._it.maintenance.forget(host)
+                except KvmoveError as error:
+                    _LOG.warning("balancing: %s", error.detail)
 
     async def _drop_queued(self, parent: str) -> None:
         for child in self._it.book.queued():

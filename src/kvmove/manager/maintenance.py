@@ -53,6 +53,7 @@ class Maintenance:
         self._placing = placing
         self._batches: dict[str, Batch] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._entering: set[str] = set()
         moves.cancel_by_kind[KIND] = self.cancel
 
     def resume(self) -> None:
@@ -84,21 +85,30 @@ class Maintenance:
 
         return await self._placing.decide(policy, refresh=False)
 
-    async def enter(self, host: str, request: MaintenanceRequest, by: str) -> Task:
+    async def enter(self, host: str, request: MaintenanceRequest, by: str, *, first: bool = False) -> Task:
         """Mark the host and begin to move its VMs off; the task tells how it goes. On a host that is under maintenance
-        already, with VMs that remain, it is tried again.
+        already, with VMs that remain, it is tried again; but not if it has to be the `first`.
 
         :raise NotFound, Unreachable, CheckFailed: as of `plan`.
-        :raise Busy: it is entering maintenance already.
+        :raise Busy: it is entering maintenance already, or, with `first`, is under maintenance.
         """
-        await self.plan(host, request)
-        if host in self._running and self._book.get(self._batches[host].parent).ended_state:
-            await asyncio.shield(self._running[host])  # it has ended, and lets go of the host in this moment
-        if host in self._running:
-            raise Busy(
-                f"{host} is entering maintenance already",
-                hint=f"watch it: kvmove task watch {self._store.kept.maintenance[host].task}",
-            )
+        if host in self._entering:
+            raise Busy(f"{host} is entering maintenance already", hint="watch it: kvmove task list --running")
+        mark = self._store.kept.maintenance.get(host)
+        if first and mark is not None:
+            raise Busy(f"{host} is in maintenance already, by {mark.by or 'nobody'}", hint="kvmove host show " + host)
+        self._entering.add(host)
+        try:
+            await self.plan(host, request)
+            if host in self._running and self._book.get(self._batches[host].parent).ended_state:
+                await asyncio.shield(self._running[host])  # it has ended, and lets go of the host in this moment
+            if host in self._running:
+                raise Busy(f"{host} is entering maintenance already", hint="watch it: kvmove task list --running")
+            return await self._enter(host, request, by)
+        finally:
+            self._entering.discard(host)
+
+    async def _enter(self, host: str, request: MaintenanceRequest, by: str) -> Task:
         task = Task(
             id=secrets.token_hex(8),
             kind=KIND,
@@ -129,8 +139,11 @@ class Maintenance:
         maintenance.
 
         :raise NotFound: no such host.
+        :raise Busy: it is just being marked.
         """
         self._inventory.host(host)
+        if host in self._entering:
+            raise Busy(f"{host} is just entering maintenance", hint="try again in a moment")
         if host in self._running:
             await self._batches[host].stop()
             await asyncio.shield(self._running[host])
@@ -138,6 +151,35 @@ class Maintenance:
             await self._store.mark(host, None)
             _LOG.info("host %s takes VMs again", host)
         return self._inventory.host(host)
+
+    async def forget(self, host: str) -> None:
+        """The host is to be removed: nothing that was decided about it stays, for one that comes by its name later.
+
+        :raise Busy: it is just being marked.
+        """
+        if any(known.name == host for known in self._inventory.hosts()):
+            await self.exit(host)
+        kept = self._store.kept
+        if host in kept.maintenance or host in kept.powered_off:
+            off = {name: since for name, since in kept.powered_off.items() if name != host}
+            await self._store.change(powered_off=off)
+            await self._store.mark(host, None)
+
+    async def require_empty(self, host: str, task_id: str) -> None:
+        """Return when the host is empty by its agent's word of now, and under maintenance by that task still.
+
+        :raise NotFound, Unreachable: nobody can tell.
+        :raise CheckFailed: it is not so.
+        """
+        await self._inventory.look_at({host})
+        self._inventory.answering(host)
+        mark = self._store.kept.maintenance.get(host)
+        if mark is None or mark.task != task_id:
+            raise CheckFailed(f"{host} is not in maintenance for this any more")
+        there = [vm.definition.name for vm in self._inventory.vms() if vm.host == host]
+        coming = [task.vm for task in self._book.unended() if task.vm and host in (task.source, task.destination)]
+        if there or coming:
+            raise CheckFailed(f"{host} is not empty any more: {', '.join(sorted({*there, *coming}))}")
 
     async def cancel(self, task: Task) -> Task:
         """Stop the evacuation that is `task`; it ends as cancelled, and the host takes VMs again."""
@@ -157,6 +199,9 @@ class Maintenance:
             await self._end(host, mark, batch, remains)
         except KvmoveError as error:
             await self._end(host, mark, batch, (Remaining(vm="", why=error.detail),))
+        except Exception as error:
+            _LOG.exception("the evacuation of %s failed, which should not be", host)
+            await self._end(host, mark, batch, (Remaining(vm="", why=f"a defect of ours: {error!r}"),))
         finally:
             del self._batches[host], self._running[host]
 

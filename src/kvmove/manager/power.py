@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
-from kvmove.errors import MoveFailed
+from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.manager.balance_settings import PowerSettings
 from kvmove.manager.follow import now
 from kvmove.manager.placement_store import PlacementStore
@@ -24,15 +25,16 @@ class HostPower:
         self._settings = settings
         self._store = store
 
-    async def off(self, host: str) -> None:
-        """Power the host off.
+    async def off(self, host: str, ready: Callable[[], Awaitable[None]]) -> None:
+        """Power the host off. `ready` is asked right before the command, and raises if it must not be.
 
-        :raise MoveFailed: the command failed; the host counts as on.
+        :raise KvmoveError: that, or the command failed (MoveFailed); the host counts as on.
         """
         await self._store.change(powered_off={**self._store.kept.powered_off, host: now()})
         try:
+            await ready()
             await self._run(self._settings.off, host)
-        except MoveFailed:
+        except KvmoveError:
             await self._is_on(host)
             raise
 

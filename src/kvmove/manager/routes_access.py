@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from kvmove.manager.access import Access
+from kvmove.manager.maintenance import Maintenance
 from kvmove.manager.task_book import TaskBook
 from kvmove.model.access import (
     HostInvitation,
@@ -17,7 +18,7 @@ from kvmove.model.access import (
 from kvmove.registry.interface import Registry
 
 
-def access_router(access: Access, registry: Registry, book: TaskBook) -> APIRouter:
+def access_router(access: Access, registry: Registry, book: TaskBook, maintenance: Maintenance) -> APIRouter:
     """`/users`, `/certificates`, and the two routes that add and remove `/hosts`."""
     router = APIRouter(tags=["access"])
 
@@ -43,7 +44,9 @@ def access_router(access: Access, registry: Registry, book: TaskBook) -> APIRout
 
     @router.delete("/hosts/{name}")
     async def remove_host(name: str) -> HostRemoved:
-        return await access.hosts.remove(name, registry, book)
+        removed = await access.hosts.remove(name, registry, book)
+        await maintenance.forget(name)
+        return removed
 
     @router.get("/certificates")
     async def list_certificates() -> list[IssuedCertificate]:

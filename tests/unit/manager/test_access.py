@@ -244,8 +244,16 @@ async def test_a_host_of_the_configuration_is_neither_added_nor_removed(served: 
             await root.access.add_host(NewHost(name="h4", control="10.0.0.4:1", manager="0.0.0.0:7440"))
 
 
-async def test_a_host_with_a_vm_is_not_removed_and_one_without_is_put_out(served: Served, tmp_path: Path) -> None:
+async def test_a_host_with_a_vm_is_not_removed_and_one_without_is_put_out(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pki = await joined(served, tmp_path)
+    forgotten = list[str]()
+
+    async def forget(host: str) -> None:
+        forgotten.append(host)
+
+    monkeypatch.setattr(served.placement.maintenance, "forget", forget)
     async with served.client() as root:
         await served.registry.claim(samples.DB1, "h3")
         with pytest.raises(CheckFailed, match="h3 has VMs"):
@@ -254,6 +262,7 @@ async def test_a_host_with_a_vm_is_not_removed_and_one_without_is_put_out(served
         assert record is not None
         await served.registry.release(record)
         assert (await root.access.remove_host("h3")).revoked == 1
+        assert forgotten == ["h3"], "one that comes by its name later takes VMs"
         assert [host.name for host in await root.hosts()] == ["h1", "h2"]
     renewal = Renewal(pki, served.url)
     with pytest.raises(KvmoveError):

@@ -6,10 +6,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from kvmove.admission.costs import Limits
 from kvmove.errors import CheckFailed, NotFound
 from kvmove.manager.balance_settings import BalanceSettings
+from kvmove.manager.balancing import BY
 from kvmove.manager.batch import Batch
 from kvmove.manager.follow import Follower
 from kvmove.manager.inventory import Inventory
@@ -18,9 +20,10 @@ from kvmove.manager.placement_parts import PlacementParts, placement_parts
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_store import TaskStore
 from kvmove.manager.turns import Turns
+from kvmove.model.access import NewUser, UserRole
 from kvmove.model.host import HostInfo
 from kvmove.model.move import HostRef, MovePlan, MoveRequest, MoveStatus, Phase
-from kvmove.model.placement import MaintenanceRequest, MaintenanceState, Mode, Rule, RuleKind
+from kvmove.model.placement import HostMaintenance, MaintenanceRequest, MaintenanceState, Mode, Rule, RuleKind
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import VmStatus
 from kvmove.registry.sqlite import SqliteRegistry
@@ -205,12 +208,14 @@ async def test_cancelling_ends_the_moves_that_are_queued_too(narrow: World) -> N
     assert len(narrow.h1.started) == 1
 
 
-async def test_an_exit_does_not_wait_for_the_queue(narrow: World) -> None:
+async def test_leaving_maintenance_does_not_wait_for_the_queue(narrow: World) -> None:
     await _one_runs_one_waits(narrow)
     leaving = asyncio.create_task(narrow.maintenance.exit("h1"))
-    await eventually(lambda: len(narrow.h1.cancelled) == 1 and not narrow.book.queued())
+    await eventually(lambda: len(narrow.h1.cancelled) == 1)
+    assert narrow.book.queued() == []
     _abort_the_one(narrow)
-    assert (await leaving).maintenance is None
+    await leaving
+    assert narrow.inventory.host("h1").maintenance is None
 
 
 async def test_a_restart_waits_for_moves_that_are_queued(narrow: World) -> None:
@@ -226,17 +231,6 @@ async def test_a_restart_waits_for_moves_that_are_queued(narrow: World) -> None:
     narrow.h1.finish(list(narrow.h1.moves.values())[1])
     await adopting
     assert (await narrow.ended(task)).state is TaskState.SUCCEEDED
-
-
-async def test_a_restart_of_balancing_drops_what_it_had_queued(narrow: World) -> None:
-    await narrow.give((A, 2), (B, 2), (vm("d", "h1"), 2))
-    task = await narrow.balancer.apply([], "ann")
-    await eventually(lambda: len(narrow.h1.started) == 1 and bool(narrow.book.queued()))
-    await narrow.restart()
-    running = asyncio.create_task(narrow.balancer.run())
-    await eventually(lambda: narrow.book.get(task.id).ended_state)
-    running.cancel()
-    assert narrow.book.queued() == []
 
 
 async def test_a_plan_is_applied_by_its_ids_and_remembered(world: World) -> None:
@@ -309,3 +303,85 @@ async def test_a_power_command_that_hangs_is_ended_and_the_host_takes_vms_again(
     assert task.problem is not None and "did not end within 0.2 s" in str(task.problem["detail"])
     host_now = world.inventory.host("h1")
     assert (host_now.powered_off, host_now.maintenance) == (False, None)
+
+
+def _with_power(world: World, said: Path) -> None:
+    commands = {"off": ("sh", "-c", f"echo off $0 >> {said}", "{host}"), "on": ("true",), "mode": "manual"}
+    world.settings = world.settings.model_copy(update={"power": world.settings.power.model_copy(update=commands)})
+
+
+async def test_powering_off_leaves_the_maintenance_of_a_person_alone(world: World, tmp_path: Path) -> None:
+    _with_power(world, tmp_path / "power")
+    await world.restart()
+    await world.give((vm("x", "h2"), 0.1))
+    found = [it for it in (await world.balancer.plan()).recommendations if it.host == "h1"]
+    await world.ended(await world.maintenance.enter("h1", MaintenanceRequest(), "ann"))
+    task = await world.ended(await world.balancer._start(found, "ann"))
+    assert task.problem is not None and "maintenance already, by ann" in str(task.problem["detail"])
+    mark = world.inventory.host("h1").maintenance
+    assert mark is not None and mark.by == "ann"
+    assert not (tmp_path / "power").exists()
+
+
+async def test_a_host_that_is_not_empty_any_more_is_not_powered_off(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_power(world, tmp_path / "power")
+    await world.restart()
+    await world.give((vm("x", "h2"), 0.1))
+    mark = world.balancer._it.store.mark
+
+    async def mark_and_arrive(host: str, given: HostMaintenance | None) -> None:
+        await mark(host, given)
+        if given is not None and given.state is MaintenanceState.ON:
+            world.h1.status_of_vms.append(A)
+
+    monkeypatch.setattr(world.balancer._it.store, "mark", mark_and_arrive)
+    task = await world.ended(await world.balancer.apply([], "ann"))
+    assert task.problem is not None and "h1 is not empty" in str(task.problem["detail"])
+    assert not (tmp_path / "power").exists()
+    assert (world.inventory.host("h1").powered_off, world.inventory.host("h1").maintenance) == (False, None)
+
+
+async def test_what_balancing_left_on_a_host_that_is_gone_keeps_it_from_nothing(world: World) -> None:
+    left = HostMaintenance(state=MaintenanceState.ON, since="2026-11-23T08:00:00Z", by=BY)
+    for name in ("gone", "h1"):
+        await world.balancer._it.store.mark(name, left)
+    running = asyncio.create_task(world.balancer.run())
+    await eventually(lambda: world.inventory.host("h1").maintenance is None)
+    await asyncio.sleep(0.05)
+    assert not running.done()
+    running.cancel()
+
+
+async def test_what_was_decided_about_a_host_goes_with_it(world: World) -> None:
+    await world.ended(await world.maintenance.enter("h1", MaintenanceRequest(), "ann"))
+    await world.maintenance.forget("h1")
+    assert world.inventory.host("h1").maintenance is None
+    await world.maintenance.forget("h1")
+
+
+def test_nobody_can_be_called_as_balancing_is() -> None:
+    with pytest.raises(ValidationError):
+        NewUser(name=BY, role=UserRole.OPERATOR)
+
+
+async def test_of_two_that_enter_at_once_one_does(world: World) -> None:
+    world.h1.held = True
+    await world.give((A, 1))
+    asked = [world.maintenance.enter("h1", MaintenanceRequest(), "ann") for _ in range(2)]
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert sorted(type(it).__name__ for it in found) == ["Busy", "Task"]
+
+
+async def test_a_defect_of_ours_ends_the_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("broken")
+
+    monkeypatch.setattr(Batch, "run", broken)
+    await world.give((A, 2), (B, 2))
+    applied = await world.ended(await world.balancer.apply([], "ann"))
+    entered = await world.ended(await world.maintenance.enter("h1", MaintenanceRequest(), "ann"))
+    for task in (applied, entered):
+        assert task.state is TaskState.FAILED
+        assert task.problem is not None and "defect of ours" in str(task.problem["detail"])
