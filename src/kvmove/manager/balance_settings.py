@@ -39,7 +39,8 @@ class DatastoreCluster(Strict):
 
 
 class PowerSettings(Strict):
-    """`off` and `on` are commands (no shell; `{host}` is the host's name) that run on the manager's machine."""
+    """`off` and `on` are commands (no shell; `{host}` is the host's name) that run on the manager's machine. Hosts in
+    `never` are not powered off: the manager's own, those of etcd."""
 
     mode: Literal["off", "manual", "automatic"] = "off"
     off: tuple[str, ...] = ()
@@ -47,6 +48,7 @@ class PowerSettings(Strict):
     low: Fraction = 0.45
     high: Fraction = 0.81
     keep: Annotated[int, Field(ge=1)] = 2
+    never: tuple[Name, ...] = ()
     timeout_seconds: Seconds = 60.0
 
     @model_validator(mode="after")
@@ -59,7 +61,7 @@ class PowerSettings(Strict):
 
     @property
     def tuning(self) -> PowerTuning:
-        return PowerTuning(self.low, self.high, self.keep)
+        return PowerTuning(self.low, self.high, self.keep, self.never)
 
 
 class BalanceSettings(Strict):

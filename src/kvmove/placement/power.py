@@ -20,11 +20,12 @@ from kvmove.placement.rules import Rules
 
 
 class PowerTuning(NamedTuple):
-    """Shares of one. `keep`: so many hosts stay on whatever comes."""
+    """Shares of one. `keep`: so many hosts stay on whatever comes; those in `never` always do."""
 
     low: float = 0.45
     high: float = 0.81
     keep: int = 2
+    never: Collection[str] = ()
 
 
 def power(cluster: Cluster, rules: Rules, tuning: PowerTuning, powered_off: Collection[str]) -> list[Recommendation]:
@@ -38,8 +39,9 @@ def power(cluster: Cluster, rules: Rules, tuning: PowerTuning, powered_off: Coll
         return [_recommend(name, Action.POWER_ON, 100 * (busy - tuning.high), reason, Cost(), risk)]
     if len(hosts) <= tuning.keep or busy > tuning.low:
         return []
+    candidates = [host for host in hosts if host.name not in tuning.never]
     for host in sorted(
-        hosts, key=lambda it: (it.memory_used + sum(guest.sent for guest in it.guests.values()), it.name)
+        candidates, key=lambda it: (it.memory_used + sum(guest.sent for guest in it.guests.values()), it.name)
     ):
         after = _together([it for it in hosts if it is not host], host)
         if after <= tuning.low and (found := _power_off(host, cluster, rules, busy, after)) is not None:

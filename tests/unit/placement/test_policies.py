@@ -113,6 +113,8 @@ def test_an_idle_host_is_powered_off_and_a_busy_cluster_gets_one_back() -> None:
     idle = power(picture(three((A, 0.1)), [A]), Rules(), tuning, ())
     assert [(it.action, it.host) for it in idle] == [(Action.POWER_OFF, "h2")]
     assert power(picture(three((A, 0.1)), [A]), Rules(), tuning._replace(keep=3), ()) == []
+    spared = power(picture(three((A, 0.1)), [A]), Rules(), tuning._replace(never=("h2",)), ())
+    assert [it.host for it in spared] == ["h3"]
     busy = vm("busy", "h1"), vm("busier", "h2")
     full = [host("h1", [(busy[0], 4)]), host("h2", [(busy[1], 4)])]
     woken = power(picture(full, busy), Rules(), tuning, ("h3",))
