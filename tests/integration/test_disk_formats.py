@@ -21,6 +21,7 @@ async def becomes(there: World, form: DiskFormat, provisioning: Provisioning) ->
     assert [(disk.format, disk.provisioning) for disk in vm.definition.disks] == [(form, provisioning)]
 
 
+@pytest.mark.full
 async def test_a_disk_becomes_qcow2_and_raw_again_from_host_to_host() -> None:
     async with world(VM, "fmt") as there:
         for host, form in (("h2", QCOW2), ("h1", QCOW2), ("h2", RAW)):

@@ -168,7 +168,8 @@ class Moves:
             self._incoming.pop(forgotten, None)
         if plan.move_id not in self._incoming:
             self._incoming[plan.move_id] = IncomingMove(self._host, plan, _ticket(ticket))
-            log.info("move %s: VM %s will come from %s", plan.move_id, plan.vm.name, plan.source.name)
+            with logged_as(plan):
+                log.info("VM %s will come from %s", plan.vm.name, plan.source.name)
 
     def incoming(self, move_id: str, caller: str | None) -> IncomingMove:
         """A move into this host; `caller` is the agent that asks, None for the manager.
@@ -238,6 +239,10 @@ class Moves:
                 store.discard_move(move_id)
 
     async def _look_after(self, move: IncomingMove) -> None:
+        with logged_as(move.plan):
+            await self._see_to(move)
+
+    async def _see_to(self, move: IncomingMove) -> None:
         move_id = move.plan.move_id
         try:
             waited = time.monotonic() - move.since

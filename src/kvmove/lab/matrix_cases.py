@@ -123,9 +123,7 @@ def cases() -> Iterator[Case]:
 
 
 QUICK = (
-    "unified raw→raw thin 1 disk running",
     "unified raw→raw thin 3 disks running",
-    "storage raw→raw thin 3 disks running",
     "host raw 1 disk running",
     "host raw→qcow2 thin 1 disk running",
     "unified qcow2→raw thick 1 disk paused",
