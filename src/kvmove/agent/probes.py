@@ -26,7 +26,7 @@ from kvmove.model.probe import (
     SendRequest,
     SendResult,
 )
-from kvmove.pki.expiry import expiries
+from kvmove.pki.validity import expiries
 from kvmove.qemu.accelerator import Accelerator
 from kvmove.qemu.host_qemu import host_qemu
 from kvmove.transport.path_probe import probe_pair

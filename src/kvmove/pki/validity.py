@@ -8,8 +8,6 @@ from cryptography import x509
 from kvmove.errors import NotAllowed, NotFound
 from kvmove.pki.authority import CA_CERT, CERT
 
-PARTS = (CERT, CA_CERT)
-
 
 def certificate_end(file: Path) -> datetime:
     """The moment at which the certificate in `file` (PEM) ends, UTC.
@@ -25,6 +23,11 @@ def certificate_end(file: Path) -> datetime:
         raise NotAllowed(f"{file} cannot be read as a certificate: {error}") from error
 
 
+def expiries(folder: Path) -> dict[Path, datetime]:
+    """The end of each certificate in a party's folder: its own, and its authority's. Raises as `certificate_end`."""
+    return {folder / name: certificate_end(folder / name) for name in (CERT, CA_CERT)}
+
+
 def first_end(folder: Path) -> datetime:
     """When the first of the party's own certificate and its authority's ends. Raises as `certificate_end`."""
-    return min(certificate_end(folder / name) for name in PARTS)
+    return min(expiries(folder).values())
