@@ -12,7 +12,8 @@ import pytest
 from kvmove.disk.offload import Offload, Rung
 from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
-from kvmove.mover.disk_move import DiskMove, MoverSettings, MovingDisk
+from kvmove.mover.disk_move import DiskMove
+from kvmove.mover.move_terms import MoverSettings, MovingDisk
 from kvmove.units import MIB
 from tests.support.file_systems import cached, mounted
 from tests.support.writing_guest import FakeMirror, Guest, make_source

@@ -14,7 +14,8 @@ from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
 from kvmove.model.move import Route
 from kvmove.mover.bulk_copy import ZERO_GRAIN
-from kvmove.mover.disk_move import CopyTerms, DiskMove, MoverSettings, MovingDisk
+from kvmove.mover.disk_move import DiskMove
+from kvmove.mover.move_terms import CopyTerms, MoverSettings, MovingDisk
 from kvmove.mover.receiver import DiskReceiver
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.contexts import LiveContext, client_context, server_context

@@ -67,7 +67,8 @@ async def test_a_move_is_told_in_events_figures_and_logs() -> None:
         assert {(line.get("task_id"), line["vm"], line["src"], line["dst"]) for line in streams} == {
             (task, VM.name, "h1", "h2")
         }
-        assert {line["phase"] for line in streams} == {"preparing"}
+        # The first stream opens before the disks are copied; the others may open a moment later.
+        assert "preparing" in {line["phase"] for line in streams} <= {"preparing", "copying-disks"}
         for lines in logs.values():
             assert all({"time", "level", "logger", "event"} <= set(line) for line in lines)
             assert not [it for it in lines if task in it["event"] and it.get("task_id") != task]

@@ -39,7 +39,7 @@ from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Journal
 from kvmove.model.host import HostInfo
 from kvmove.move_log import MoveLog
-from kvmove.mover.disk_move import MoverSettings
+from kvmove.mover.move_terms import MoverSettings
 from kvmove.pki.contexts import LiveContext, live_server_context, server_context
 from kvmove.registry.remote import RemoteRegistry
 from kvmove.transport.listener import DataListener

@@ -30,7 +30,8 @@ from kvmove.migration.move_board import MoveBoard
 from kvmove.model.image import BackingImage, BaseImage
 from kvmove.model.move import DiskPlacement, MovePlan
 from kvmove.model.vm import DiskDefinition, DiskFormat
-from kvmove.mover.disk_move import DiskMove, MovingDisk
+from kvmove.mover.disk_move import DiskMove
+from kvmove.mover.move_terms import MovingDisk
 from kvmove.units import format_size
 
 START_SECONDS = 10.0

@@ -16,7 +16,8 @@ from kvmove.disk.interface import SourceDisk
 from kvmove.migration.disk_images import quietly
 from kvmove.migration.host_parts import HostParts
 from kvmove.model.move import MovePlan
-from kvmove.mover.disk_move import DiskMove, MovingDisk
+from kvmove.mover.disk_move import DiskMove
+from kvmove.mover.move_terms import MovingDisk
 from kvmove.nbd.server import NbdServer
 from kvmove.qemu.block_jobs import MirrorJob, MirrorSpec, drain
 from kvmove.qemu.instance import Instance

@@ -14,7 +14,7 @@ from uuid import UUID
 from kvmove.disk.datastore import Datastore
 from kvmove.migration.journal import Journal
 from kvmove.model.vm import Power, VmDefinition
-from kvmove.mover.disk_move import MoverSettings
+from kvmove.mover.move_terms import MoverSettings
 from kvmove.qemu.instance import Instance
 from kvmove.registry.interface import Registry
 from kvmove.transport.listener import DataListener

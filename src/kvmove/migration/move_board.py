@@ -29,7 +29,8 @@ from kvmove.model.move import (
     Phase,
     PhaseTime,
 )
-from kvmove.mover.disk_move import DiskMove, DiskSnapshot, NicTotals
+from kvmove.mover.disk_move import DiskMove
+from kvmove.mover.snapshot import DiskSnapshot, NicTotals
 from kvmove.qemu.migration import MigrationInfo
 from kvmove.units import format_rate
 

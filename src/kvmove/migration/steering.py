@@ -23,7 +23,8 @@ from kvmove.migration import phases
 from kvmove.migration.move_board import MoveBoard
 from kvmove.model.move import MovePlan
 from kvmove.model.terms import AUTO, MANUAL, TermsChange
-from kvmove.mover.disk_move import CopyTerms, DiskMove
+from kvmove.mover.disk_move import DiskMove
+from kvmove.mover.move_terms import CopyTerms
 from kvmove.transport.bandwidth import Bandwidth, shares
 from kvmove.units import format_duration, format_rate
 

@@ -18,19 +18,19 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from kvmove.disk.interface import SourceDisk
-from kvmove.disk.offload import Offload, Rung
+from kvmove.disk.offload import Offload
 from kvmove.errors import KvmoveError, MoveFailed, Unreachable
 from kvmove.log_context import inherited
 from kvmove.model.move import Route
 from kvmove.mover.background_sync import BackgroundSync
-from kvmove.mover.dispatcher import DiskTerms, Dispatcher, Limits
-from kvmove.mover.forward_mode import ForwardMode
+from kvmove.mover.dispatcher import Dispatcher, Limits
 from kvmove.mover.guest_impact import P50, P99, GuestImpact
 from kvmove.mover.local_copy import LocalCopy
 from kvmove.mover.mirror import Mirror
+from kvmove.mover.move_terms import CopyTerms, MoverSettings, MovingDisk
 from kvmove.mover.sender import Sender
+from kvmove.mover.snapshot import DiskSnapshot, NicTotals
 from kvmove.mover.worker import Worker
-from kvmove.transport.bandwidth import Bandwidth
 from kvmove.transport.stream import Stream, StreamLost
 
 log = logging.getLogger(__name__)
@@ -45,70 +45,6 @@ WAKE_BYTES = 64 * 1024
 
 LOCAL_WORKERS = 2
 """Workers of a move within a host: while one waits for the target's storage the other has the source's busy."""
-
-
-@dataclass(frozen=True, slots=True)
-class MoverSettings:
-    """Bounds of one move. Bytes and seconds. `give_up` is how long a move may be without any stream."""
-
-    forward_buffer: int = 64 * 1024 * 1024
-    budget: float = 1.5
-    write_deadline: float = 2.0
-    give_up: float = 30.0
-    streams_per_route: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class CopyTerms:
-    """What a move may take and cost: its account of the network, and how long (seconds) its guest's writes may be held
-    before the copy slows itself; None: it does not."""
-
-    bandwidth: Bandwidth = field(default_factory=Bandwidth)
-    max_hold: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MovingDisk:
-    """What is needed of one disk of a move; `places` and `blank` as in `dispatcher.DiskTerms`."""
-
-    source: SourceDisk
-    places: frozenset[str] = frozenset()
-    blank: bool = True
-
-    def terms(self) -> DiskTerms:
-        """What decisions need of it. The target of an overlay reads as the images below it, not as zeroes."""
-        return DiskTerms(self.source.size, self.places, self.blank and not self.source.is_overlay)
-
-
-@dataclass(slots=True)
-class DiskSnapshot:
-    """One disk now. Bytes, but for `forwarded` and `ignored` (mirrored pieces). `sent` is data, frames not counted.
-
-    `by_rung` says by which way how much of the bulk went, in a move within a host; empty in others. `held`: how long
-    mirrored writes were held, seconds: half of them less, 99 % less, the longest.
-    """
-
-    total: int
-    copied: int
-    recopied: int
-    mode: ForwardMode
-    reason: str
-    buffered: int
-    mirrored: int
-    sent: int
-    forwarded: int
-    ignored: int
-    mode_changes: tuple[str, ...]
-    by_rung: dict[Rung, int]
-    held: tuple[float, float, float]
-
-
-@dataclass(slots=True)
-class NicTotals:
-    """Bytes that a NIC has sent for this move, and streams that live on it."""
-
-    sent: int = 0
-    streams: int = 0
 
 
 @dataclass(slots=True)

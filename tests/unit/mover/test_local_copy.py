@@ -14,7 +14,8 @@ from kvmove.disk.errors import DiskError, disk_error
 from kvmove.disk.offload import Offload, Rung
 from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
-from kvmove.mover.disk_move import DiskMove, MoverSettings, MovingDisk
+from kvmove.mover.disk_move import DiskMove
+from kvmove.mover.move_terms import MoverSettings, MovingDisk
 from kvmove.units import MIB
 from tests.support.eventually import eventually
 from tests.support.writing_guest import FakeMirror

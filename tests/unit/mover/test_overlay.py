@@ -11,7 +11,8 @@ from kvmove.disk.offload import LADDER, Offload
 from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
 from kvmove.mover.bulk_copy import BufferPool, region_frames
-from kvmove.mover.disk_move import DiskMove, MoverSettings, MovingDisk
+from kvmove.mover.disk_move import DiskMove
+from kvmove.mover.move_terms import MoverSettings, MovingDisk
 from kvmove.mover.region_map import RegionCopy
 from kvmove.units import KIB, MIB
 from kvmove.wire import frames
