@@ -8,8 +8,9 @@ RUNS ?= 10
 OUTPUT ?= table
 DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux gcc libc6-dev python3-venv etcd-server
 DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
+DEBIAN_BENCH := $(DEBIAN_LIBVIRT) iperf3
 
-.PHONY: full help setup packages guest demo test check unit integration faults soak compare downtime matrix scale \
+.PHONY: full help setup packages guest demo test check unit integration faults soak compare bench downtime matrix scale \
         forecast man clean
 
 help:
@@ -19,6 +20,8 @@ help:
 	@echo "make faults    every fault at every step of a move, on a lab"
 	@echo "make soak      HOPS=$(HOPS) moves there and back under full write load"
 	@echo "make compare   kvmove beside libvirt on one lab"
+	@echo "make bench     kvmove beside libvirt, plain QEMU and the wire: about half an hour; BENCH=--full for hours;"
+	@echo "               BENCH='--only one_nic_write_load' for one scenario; nothing else may run meanwhile"
 	@echo "make downtime  RUNS=$(RUNS) moves of each kind, and how long the guest stood still; a fresh disk moved each way"
 	@echo "make matrix    VMs moved in every way: kinds, images, disks, states; CASES=TEXT for some"
 	@echo "make scale     the manager with 10, 100 and 1,000 simulated hosts: planning, starting tasks, memory"
@@ -49,6 +52,11 @@ soak: setup
 compare: setup
 	@scripts/need-packages $(DEBIAN_LIBVIRT)
 	@$(PY) -m kvmove lab compare --no-tls --results build/results -o $(OUTPUT)
+
+bench: setup
+	@scripts/need-packages $(DEBIAN_BENCH)
+	@$(PY) -m kvmove lab bench $(BENCH) --results build/results -o $(OUTPUT)
+	@$(PY) -m kvmove.lab.bench_pictures build/results
 
 downtime: setup
 	@$(PY) -m kvmove lab downtime --runs $(RUNS) --results build/results -o $(OUTPUT)

@@ -14,6 +14,7 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 
 from kvmove.cli.contexts import forget_context, use_context
+from kvmove.cli.lab_bench import bench
 from kvmove.cli.lab_downtime import downtime
 from kvmove.cli.lab_forecast import forecast
 from kvmove.cli.lab_matrix import matrix
@@ -47,6 +48,7 @@ def lab() -> None:
 lab.add_command(demo)
 lab.add_command(soak)
 lab.add_command(compare)
+lab.add_command(bench)
 lab.add_command(downtime)
 lab.add_command(forecast)
 lab.add_command(matrix)

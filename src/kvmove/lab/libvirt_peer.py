@@ -38,6 +38,7 @@ cgroup_controllers = []
 stdio_handler = "file"
 """
 UP_WITHIN = 30.0
+ABORT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,26 @@ class LibvirtPeer:
         await asyncio.to_thread(xml.write_text, domain_xml(guest))
         await self.virsh("create", str(xml))
 
-    async def migrate(self, name: str, to: "LibvirtPeer", *options: str, timeout: float) -> None:
+    async def migrate_within(self, limit: float, name: str, to: "LibvirtPeer", *options: str) -> bool:
         """Move the guest with its disks to the other host, live; the destination's disk file must be there already.
 
-        :raise LabFailed: libvirt gave up, or it took longer than `timeout` seconds.
+        What takes longer than `limit` seconds is given up, and False returned: the guest goes on here.
+
+        :raise LabFailed: libvirt gave up.
         """
         targets = [f"qemu+tcp://{to.address}/system", f"tcp://{to.address}"]
         words = ["migrate", "--live", "--copy-storage-all", *options, name, *targets]
-        await self.virsh(*words, timeout=timeout)
+        move = asyncio.create_task(self.virsh(*words, timeout=limit + ABORT_SECONDS))
+        await asyncio.wait({move}, timeout=limit)
+        converged = move.done()
+        try:
+            if not converged:
+                await self.virsh("domjobabort", name)
+            await move
+        except LabFailed:
+            if converged:
+                raise
+        return converged
 
     async def figures(self, name: str) -> JobFigures:
         """libvirt's own figures of the migration that brought the guest here."""

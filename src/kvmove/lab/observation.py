@@ -29,7 +29,7 @@ class Instants(NamedTuple):
 
 
 class GuestFigures(NamedTuple):
-    """Milliseconds and completed writes a second; see `results`."""
+    """Milliseconds and completed writes a second; see `results`. `copying` is from the request to the switchover."""
 
     guest_downtime_ms: float
     network_downtime_ms: float
@@ -38,6 +38,7 @@ class GuestFigures(NamedTuple):
     writes_after: float
     gap_copying_ms: float
     gap_switchover_ms: float
+    copying: Window
 
 
 def guest_figures(log: RecorderLog, vm: int, at: Instants) -> GuestFigures:
@@ -55,6 +56,7 @@ def guest_figures(log: RecorderLog, vm: int, at: Instants) -> GuestFigures:
         log.write_rate(vm, Window(max(at.ended, switchover.end_ns), at.left)),
         milliseconds(log.longest_write_gap(vm, copying)),
         milliseconds(silence),
+        copying,
     )
 
 

@@ -180,9 +180,14 @@ class MatrixRow(Strict):
 
 def write(folder: Path, target: str, result: BaseModel | Sequence[BaseModel]) -> Path:
     """Write a result, or a list of them, as `<folder>/<target>.json` and return the path."""
+    return write_data(folder, target, as_json(result))
+
+
+def write_data(folder: Path, target: str, data: object) -> Path:
+    """The same for what is JSON already."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{target}.json"
-    path.write_text(json.dumps(as_json(result), indent=2, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
     return path
 
 
