@@ -18,6 +18,7 @@ from kvmove.cli.lab_bench import bench
 from kvmove.cli.lab_downtime import downtime
 from kvmove.cli.lab_forecast import forecast
 from kvmove.cli.lab_matrix import matrix
+from kvmove.cli.lab_nic import nic
 from kvmove.cli.lab_runs import compare, demo, soak
 from kvmove.cli.lab_scale import scale
 from kvmove.cli.options import Form, Group, Options, pass_options
@@ -53,6 +54,7 @@ lab.add_command(downtime)
 lab.add_command(forecast)
 lab.add_command(matrix)
 lab.add_command(scale)
+lab.add_command(nic)
 
 
 @lab.command("up")

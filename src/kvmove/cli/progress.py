@@ -88,6 +88,7 @@ def _ordinal(number: int) -> str:
 def plain_line(progress: MoveProgress, percent: float) -> str:
     """The move in one line, for where nothing can be drawn over: `12.4 s  copying disks  52.1 %  …`."""
     words = [format_duration(progress.elapsed_seconds), phase_name(progress.phase), summary(progress, percent)]
+    words += [f"{nic.nic} {nic_words(nic)}" for nic in progress.nics if nic.reason]
     words += [f"{disk.name} {said}" for disk in progress.disks if (said := disk_words(disk))]
     if progress.message:
         words.append(printable(progress.message))
@@ -143,10 +144,18 @@ def _words(progress: MoveProgress) -> Iterator[Text]:
 
 
 def _nics(nics: tuple[NicProgress, ...]) -> Table:
+    """Those that are left say why; where all is well there is nothing to say."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     made.add_column("NIC")
-    for heading in ("RATE", "SENT", "STREAMS"):
+    for heading in ("RATE", "AVERAGE", "SENT", "STREAMS"):
         made.add_column(heading, justify="right")
+    made.add_column("STATE", overflow="fold")
     for nic in nics:
-        made.add_row(nic.nic, format_rate(nic.rate), format_size(nic.sent), str(nic.streams))
+        figures = format_rate(nic.rate), format_rate(nic.average), format_size(nic.sent), str(nic.streams)
+        made.add_row(nic.nic, *figures, Text(nic_words(nic), style="yellow" if nic.reason else ""))
     return made
+
+
+def nic_words(nic: NicProgress) -> str:
+    """`up`, or `left: 1.2 s without an answer`."""
+    return printable(f"{nic.state}: {nic.reason}") if nic.reason else str(nic.state)

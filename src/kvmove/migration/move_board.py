@@ -26,6 +26,7 @@ from kvmove.model.move import (
     MoveReport,
     MoveStatus,
     NicProgress,
+    NicState,
     Phase,
     PhaseTime,
 )
@@ -72,6 +73,7 @@ class MoveBoard:
         self._snapshots: list[DiskSnapshot] = []
         self._disk_nics: dict[str, NicTotals] = {}
         self._nics: dict[str, NicProgress] = {}
+        self._told_of_nics = 0
         self._memory = MemoryProgress()
         self._switchover: dict[str, float] = {}
         self._digests: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
@@ -94,6 +96,7 @@ class MoveBoard:
 
     def watch_disks(self, disks: DiskMove) -> None:
         self._disks = disks
+        self._told_of_nics = 0
 
     def watch_memory(self, relay: RelayProcess) -> None:
         self._relay = relay
@@ -193,10 +196,11 @@ class MoveBoard:
         if self._disks is not None:
             self._snapshots, self._disk_nics = self._disks.snapshot()
             self._slow_down(*self._disks.slowed)
+            self._tell_of_nics(self._disks.nics.news())
         memory = self._relay.sent() if self._relay is not None else {}
         for nic in {*self._disk_nics, *memory}:
             totals = self._disk_nics.get(nic, NicTotals())
-            self._nics[nic] = NicProgress(nic=nic, sent=totals.sent + memory.get(nic, 0), streams=totals.streams)
+            self._nics[nic] = _nic(nic, totals, memory.get(nic, 0))
 
     def _slow_down(self, rate: int, seconds: float) -> None:
         """How the copy holds itself back for the guest's sake; only that it begins or ends to is worth a note."""
@@ -204,6 +208,12 @@ class MoveBoard:
             why = f"the guest's writes were held longer than {self.plan.max_write_latency_ms} ms"
             self.note(f"the copy slows itself to {format_rate(rate)}: {why}" if rate else "the copy runs freely again")
         self._slowed = (rate, seconds)
+
+    def _tell_of_nics(self, news: list[str]) -> None:
+        """`news` only ever grows, as long as the disks' threads are the same."""
+        for what in news[self._told_of_nics :]:
+            self.note(what)
+        self._told_of_nics = len(news)
 
     def _progress(self) -> MoveProgress:
         disks = tuple(
@@ -242,6 +252,7 @@ class MoveBoard:
             encrypted=self.plan.encrypt,
             changes=tuple(self._changes),
             slowed_seconds=round(self._slowed[1], 1),
+            nics=self._meter.over_all(tuple(self._nics.values())),
         )
 
     def _disk_reports(self) -> list[DiskReport]:
@@ -257,6 +268,14 @@ class MoveBoard:
             )
             for disk, state in zip(self.plan.disks, self._snapshots, strict=True)
         ]  # fmt: skip
+
+
+def _nic(name: str, totals: NicTotals, memory: int) -> NicProgress:
+    state = NicState.LEFT if totals.reason else NicState.UP
+    return NicProgress(
+        nic=name, sent=totals.sent + memory, streams=totals.streams, state=state,
+        reason=totals.reason, times_left=totals.times_left, seconds_left=totals.seconds_left,
+    )  # fmt: skip
 
 
 def _milliseconds(seconds: float) -> float:

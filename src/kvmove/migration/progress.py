@@ -35,6 +35,7 @@ class Speed:
     def __init__(self) -> None:
         self.per_second = 0.0
         self.seen_seconds = 0.0
+        self.busy_seconds = 0.0
         self._at: float | None = None
         self._count = 0
         self._grown = 0
@@ -43,6 +44,11 @@ class Speed:
     def average(self) -> float:
         """Growth per second over all that was seen."""
         return self._grown / self.seen_seconds if self.seen_seconds else 0.0
+
+    @property
+    def busy_average(self) -> float:
+        """Growth per second over those steps in which there was any."""
+        return self._grown / self.busy_seconds if self.busy_seconds else 0.0
 
     def update(self, seconds: float, count: int) -> None:
         """The count at this time. A count that fell (a NIC's figures began anew) is a new beginning."""
@@ -56,6 +62,7 @@ class Speed:
         weight = 1.0 if not self.seen_seconds else 1.0 - math.exp(-step / SMOOTHING_SECONDS)
         self.per_second += weight * (now - self.per_second)
         self.seen_seconds += step
+        self.busy_seconds += step if now else 0.0
         self._grown += count - self._count
         self._at, self._count = seconds, count
 
@@ -123,7 +130,12 @@ class ProgressMeter:
     def _with_rate(self, nic: NicProgress) -> NicProgress:
         speed = self._nics.setdefault(nic.nic, Speed())
         speed.update(self._elapsed, nic.sent)
-        return nic.model_copy(update={"rate": int(speed.per_second)})
+        return nic.model_copy(update={"rate": int(speed.per_second), "average": int(speed.busy_average)})
+
+    def over_all(self, nics: Sequence[NicProgress]) -> tuple[NicProgress, ...]:
+        """The NICs at the end: their rates are those of the whole move, over the time in which each sent anything."""
+        averages = {name: int(speed.busy_average) for name, speed in self._nics.items()}
+        return tuple(nic.model_copy(update={"average": averages.get(nic.nic, 0), "rate": 0}) for nic in nics)
 
     def _eta(self, phase: Phase, memory: MemoryProgress, rate: int) -> float | None:
         if phase is Phase.COMPLETED:

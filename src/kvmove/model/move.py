@@ -48,6 +48,13 @@ class MoveKind(StrEnum):
     UNIFIED = "unified"
 
 
+class NicState(StrEnum):
+    """Whether a move uses a migration NIC, or has left it and tries it again and again."""
+
+    UP = "up"
+    LEFT = "left"
+
+
 class DiskRequest(Strict):
     """Where one disk is to go, and as what. None leaves it to what the request says of all disks."""
 
@@ -242,12 +249,21 @@ class MemoryProgress(Strict):
 
 
 class NicProgress(Strict):
-    """What one migration NIC of the source has sent for this move (bytes, bytes/s) and how many streams live on it."""
+    """What one migration NIC of the source has sent for this move: bytes, disks and memory; bytes/s now, and over the
+    time in which it sent anything; and how many streams of the disks live on it.
+
+    While it is left, `reason` says why; else it is empty. `times_left` and `seconds_left`: how often and how long.
+    """
 
     nic: str
     sent: int = 0
     rate: int = 0
     streams: int = 0
+    average: int = 0
+    state: NicState = NicState.UP
+    reason: str = ""
+    times_left: int = 0
+    seconds_left: float = 0.0
 
 
 class MoveProgress(Strict):
@@ -317,8 +333,8 @@ class Change(Strict):
 class MoveReport(Strict):
     """What a completed move was, as measured. `downtime_ms` is QEMU's figure; `switchover_ms` names its parts.
 
-    `changes` are those of what steers the move, by an operator or by itself; `slowed_seconds` is how long the copy held
-    itself back for the guest's sake.
+    `changes` are those of what steers the move, by an operator or by itself, and of its NICs; `slowed_seconds` is how
+    long the copy held itself back for the guest's sake. `nics` are as they were last seen; their rates are averages.
     """
 
     seconds: float
@@ -332,6 +348,7 @@ class MoveReport(Strict):
     encrypted: bool
     changes: tuple[Change, ...] = ()
     slowed_seconds: float = 0.0
+    nics: tuple[NicProgress, ...] = ()
 
 
 class MoveStatus(Strict):

@@ -28,9 +28,11 @@ from kvmove.mover.guest_impact import P50, P99, GuestImpact
 from kvmove.mover.local_copy import LocalCopy
 from kvmove.mover.mirror import Mirror
 from kvmove.mover.move_terms import CopyTerms, MoverSettings, MovingDisk
+from kvmove.mover.nic_watch import NicWatch
 from kvmove.mover.sender import Sender
 from kvmove.mover.snapshot import DiskSnapshot, NicTotals
 from kvmove.mover.worker import Worker
+from kvmove.transport.link import is_down
 from kvmove.transport.stream import Stream, StreamLost
 
 log = logging.getLogger(__name__)
@@ -88,11 +90,13 @@ class DiskMove:
         self._mirrors_may_end = False
         self._offloads: Sequence[Offload] = ()
         self._syncer = BackgroundSync((), self.failed)
-        self._workers: list[Worker] = [
+        senders = [
             Sender(self, route.nic, self._opener(route), slot)
             for route in routes
             for slot in range(settings.streams_per_route)
         ]
+        self._workers: list[Worker] = [*senders]
+        self.nics = NicWatch(senders, self.dispatcher, self.lock, is_down)
         self._watch = threading.Thread(target=inherited(self._watch_time), name="move-watch", daemon=True)
 
     @classmethod
@@ -267,9 +271,9 @@ class DiskMove:
                 )
                 for number, (state, held) in enumerate(zip(self.dispatcher.disks, self._impact.held, strict=True))
             ]  # fmt: skip
-            nics = {
-                worker.nic: NicTotals(self._closed.sent.get(worker.nic, 0)) for worker in self._workers if worker.nic
-            }
+            nics = {worker.nic: self.nics.totals(worker.nic) for worker in self._workers if worker.nic}
+            for nic, totals in nics.items():
+                totals.sent = self._closed.sent.get(nic, 0)
             for worker in self._by_number.values():
                 if worker.nic:
                     nics[worker.nic].sent += worker.bytes_sent
@@ -390,6 +394,7 @@ class DiskMove:
             self._answer(answers)
             self._check_deadlines(now)
             self._spare_guest(now)
+            self.nics.look(now)
             if alone is not None and alone > self._settings.give_up:
                 self.failed(
                     Unreachable(

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 
 from kvmove.mover.forward_mode import ForwardEvent, ForwardMode, next_mode
 from kvmove.mover.region_map import RegionCopy, RegionMap, Verdict
+from kvmove.mover.shares import Load, may_take
 from kvmove.mover.turns import Turns
 
 Payload = bytes | bytearray | memoryview
@@ -100,13 +101,18 @@ class DiskState:
 
 @dataclass(slots=True, eq=False)
 class StreamState:
-    """One living stream: its queue of mirrored writes, what it has in flight, and the region it copies."""
+    """One living stream: its queue of mirrored writes, what it has in flight, and the region it copies.
+
+    `pace` (bytes/s; None: not known) and `round_trip` (seconds) are set from outside, and bound what it is given.
+    """
 
     queue: deque[WritePiece] = field(default_factory=deque)
     queued_bytes: int = 0
     in_flight: deque[WritePiece | RegionCopy | int] = field(default_factory=deque)  # int: fence of that stream
     acknowledged: int = 0
     bulk_is_next: bool = False
+    pace: float | None = None
+    round_trip: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -132,6 +138,7 @@ class Dispatcher:
         self.streams: dict[int, StreamState] = {}
         self.copying = False
         self.paused = False
+        self._region_size = region_size
         self._to_fence: list[int] = []
         self._answers: list[tuple[int, int]] = []
 
@@ -217,11 +224,19 @@ class Dispatcher:
             self._enqueue(stream, piece)
 
     def _stream_for(self, disk: DiskState, region: int) -> int | None:
-        """The stream that a write to `region` must take, or the one with the least to send."""
+        """The stream that a write to `region` must take, or the one that will have sent it first."""
         pin = disk.regions.pins.get(region)
         if pin is not None:
             return pin.stream if pin.stream in self.streams else None
-        return min(self.streams, key=lambda stream: self.streams[stream].queued_bytes, default=None)
+        return min(self.streams, key=self._queue_seconds, default=None)
+
+    def _queue_seconds(self, stream: int) -> tuple[float, int]:
+        """Until `stream` would send a write that is queued now; where no pace is known, less queued is sooner."""
+        state = self.streams[stream]
+        if state.pace is None:
+            return 0.0, state.queued_bytes
+        load = Load(state.pace, self.given(stream))
+        return load.seconds(state.queued_bytes), state.queued_bytes
 
     def _enqueue(self, stream: int, piece: WritePiece) -> None:
         state = self.streams[stream]
@@ -254,7 +269,7 @@ class Dispatcher:
 
     def claim_region(self, stream: int) -> RegionCopy | None:
         """The next region for `stream` to copy; None when there is none for it now."""
-        if not self.copying or self.paused:
+        if not self.copying or self.paused or not self._may_take(stream):
             return None
         for number in self._turns.now:
             disk = self.disks[number]
@@ -264,6 +279,22 @@ class Dispatcher:
             if copy is not None:
                 return copy
         return None
+
+    def _may_take(self, stream: int) -> bool:
+        if self.streams[stream].pace is None:
+            return True
+        loads = {number: Load(it.pace, self.given(number), it.round_trip) for number, it in self.streams.items()}
+        return may_take(loads.pop(stream), list(loads.values()), self._region_size, self.left())
+
+    def given(self, stream: int) -> int:
+        """Bytes of the regions that `stream` copies now and that have not arrived yet."""
+        copies = (copy for disk in self.disks for copy in disk.regions.copies.values())
+        return sum(copy.length for copy in copies if copy.stream == stream)
+
+    def left(self) -> int:
+        """Bytes, of the disks whose turn it is, that no stream has been given."""
+        maps = [self.disks[number].regions for number in self._turns.now]
+        return sum(it.size - it.copied - sum(copy.length for copy in it.copies.values()) for it in maps)
 
     def _flows(self, disk: DiskState) -> bool:
         """In RECOPY, one region at a time probes whether the destination takes data again."""

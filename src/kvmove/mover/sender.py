@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from kvmove.errors import KvmoveError, MoveFailed
@@ -20,6 +21,8 @@ from kvmove.mover.bulk_copy import CHUNK, SMALL, BulkFrame
 from kvmove.mover.dispatcher import WritePiece
 from kvmove.mover.read_ahead import ReadAhead
 from kvmove.mover.region_map import RegionCopy
+from kvmove.mover.shares import Pace
+from kvmove.mover.stream_watch import RETRY_FIRST, next_wait
 from kvmove.mover.worker import Engine
 from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
@@ -38,9 +41,6 @@ LINGER = 0.002
 """Seconds that an idle stream waits for mirrored writes to gather: the guest does not wait for them (async mode), and
 sending eight at once costs what sending one does."""
 
-RETRY_FIRST, RETRY_MOST = 0.2, 3.0
-"""Seconds between attempts to reopen a stream; doubled up to the most."""
-
 
 class Sender(threading.Thread):
     """Keeps one stream of a move open and busy. `open_stream` connects; it raises StreamLost when it cannot."""
@@ -50,6 +50,10 @@ class Sender(threading.Thread):
         self.nic = nic
         self.number = -1
         self.stream: Stream | None = None
+        self.trouble = ""
+        """Why no stream is open; empty while one is, and before the first attempt has ended."""
+        self.pace = Pace()
+        self._left_because = ""
         self._engine = engine
         self._open = open_stream
         self._slot = slot
@@ -61,15 +65,16 @@ class Sender(threading.Thread):
         yield_to_guests()
         wait = RETRY_FIRST
         while not self._engine.stopping.is_set():
+            began = time.monotonic()
             try:
                 stream = self._open(self._slot)
             except StreamLost as error:
+                self.trouble = self.trouble or str(error)
                 log.info("a stream over %s cannot be opened: %s", self.nic, error)
-                self._engine.stopping.wait(wait)
-                wait = min(2 * wait, RETRY_MOST)
-                continue
-            wait = RETRY_FIRST
-            self._live(stream)
+                began = time.monotonic()
+            else:
+                self._live(stream)
+            wait = next_wait(wait, time.monotonic() - began)
             self._engine.stopping.wait(wait)
 
     @property
@@ -92,10 +97,18 @@ class Sender(threading.Thread):
         if stream is not None:
             stream.shutdown()
 
+    def leave(self, reason: str) -> None:
+        """From any thread: give the stream up, for this reason, and what it has to the others."""
+        self._left_because = reason
+        self.cut()
+
     def _live(self, stream: Stream) -> None:
         """From an open stream to its end."""
         self.stream = stream
         self._filled = 0
+        self._left_because = self.trouble = ""
+        self.pace.begin()
+        stream.probe_often()
         self.number = stream.number
         self._engine.stream_opened(self)
         self._reader = ReadAhead(
@@ -107,7 +120,7 @@ class Sender(threading.Thread):
             while not self._engine.stopping.is_set():
                 self._step(stream)
         except StreamLost as error:
-            reason = str(error)
+            reason = self._left_because or str(error)
         except KvmoveError as error:
             reason = error.detail
             self._engine.failed(error)
@@ -119,6 +132,7 @@ class Sender(threading.Thread):
             self._reader.stop()
             self._reader = None
             stream.close()
+            self.trouble = reason
             self._engine.stream_closed(self, reason)
             self.stream = None
 

@@ -33,7 +33,11 @@ class DiskSnapshot:
 
 @dataclass(slots=True)
 class NicTotals:
-    """Bytes that a NIC has sent for this move, and streams that live on it."""
+    """Bytes that a NIC has sent for this move, and streams that live on it. While it is left, `reason` says why; how
+    often and for how long (seconds) it has been."""
 
     sent: int = 0
     streams: int = 0
+    reason: str = ""
+    times_left: int = 0
+    seconds_left: float = 0.0

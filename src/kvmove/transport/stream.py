@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kvmove.transport import liveness
+
 UNSENT_LOW = 1024 * 1024
 """TCP_NOTSENT_LOWAT, bytes: the kernel reports a socket writable only below this, so most of what waits stays with us,
 where mirrored writes can still overtake bulk data. 9 ms of a 1 Gbit/s wire: so long may a busy processor keep us off
@@ -225,6 +227,17 @@ class Stream:
             with self._closing:
                 if not self._closed:
                     os.write(self._wake_write, b"!")
+
+    # Whether the peer is there.
+
+    def probe_often(self) -> None:
+        """While nothing is sent, ask for a sign of the peer often: `liveness` tells whether it comes."""
+        liveness.probe_often(self.sock)
+
+    def liveness(self) -> liveness.Liveness | None:
+        """From any thread: what the kernel knows of the peer; None once the stream is closed."""
+        with self._closing:
+            return None if self._closed else liveness.liveness(self.sock)
 
     # Whole messages, for the handshake and the relay's ends.
 
