@@ -91,7 +91,7 @@ class NicWatch:
             elif nic.left_since is None and trouble:
                 nic.left_since, nic.reason = now, trouble
                 nic.times_left += 1
-                self._tell(f"NIC {name} left: {trouble}; it is tried again all the time")
+                self._tell(f"NIC {name} left: {trouble}; it is tried again every few seconds")
 
     def _taken_up(self, name: str, nic: _Nic, seconds: float) -> None:
         nic.seconds_left += seconds
