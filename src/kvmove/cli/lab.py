@@ -62,6 +62,7 @@ lab.add_command(nic)
 @click.option("--hosts", type=click.IntRange(1, 16), default=2, show_default=True, help="How many hosts.")
 @click.option("--nics", type=click.IntRange(1, 8), default=2, show_default=True, help="Migration NICs of each host.")
 @click.option("--rate", "rates", multiple=True, help="Rate of each NIC, or of one after the other; or `unshaped`.")
+@click.option("--rtt", type=click.IntRange(0, 1000), default=0, help="Round trip between hosts, in milliseconds.")
 @click.option("--datastore-size", default="16GiB", show_default=True, help="Size of each host's datastore (sparse).")
 @click.option("--shared", is_flag=True, help="One more datastore that all hosts see; the VM's disk lies there.")
 @click.option("--block", type=click.IntRange(0, 16), default=0, help="A datastore of that many block devices each.")
@@ -77,6 +78,7 @@ def up(
     hosts: int,
     nics: int,
     rates: tuple[str, ...],
+    rtt: int,
     datastore_size: str,
     shared: bool,
     block: int,
@@ -87,7 +89,8 @@ def up(
     guest_folder: Path,
 ) -> None:
     """Build a lab, start a guest that writes all the time, and make the other commands talk to the lab's manager."""
-    spec = _spec(name, hosts, _rates(nics, rates), datastore_size).model_copy(update={"shared": shared, "block": block})
+    spec = _spec(name, hosts, _rates(nics, rates), datastore_size)
+    spec = spec.model_copy(update={"shared": shared, "block": block, "rtt_ms": rtt})
     vm = None if no_guest else _vm(memory, disk, data, SHARED if shared else LOCAL)
     printer = Printer(options)
     status = asyncio.run(_up(spec, vm, guest_folder, printer))
@@ -215,7 +218,8 @@ def _print_status(printer: Printer, name: str, status: dict[str, Any]) -> None:
 def _render(name: str, status: dict[str, Any]) -> RenderableType:
     spec = LabSpec.model_validate(status["spec"])
     rates = ", ".join(link_speed(rate) if rate else UNSHAPED for rate in spec.nics)
-    head = facts({"Lab": name, "Migration NICs": rates, "Datastores": format_size(spec.datastore.size)})
+    known = {"Lab": name, "Migration NICs": rates, "Datastores": format_size(spec.datastore.size)}
+    head = facts(known | ({"Round trip": f"{spec.rtt_ms} ms"} if spec.rtt_ms else {}))
     rows = [_row(host, found) for host, found in status["hosts"].items()]
     return Stack(head, "", table(rows))
 

@@ -4,6 +4,9 @@
     migration k  mig<k> of every host: a subnet of its own per k, each NIC shaped in both directions
     guests       br0 of every host, its uplink, and the world itself: a guest keeps its address when it moves
 
+In a lab with a round trip the delay line (delay_line) takes the part of the first two switches: ports that belong to
+no bridge, and a pair of devices for the world's own end.
+
 Invariant: nothing is ever created in the machine's own network namespace; every device lives in a namespace that
 ends with its host. A host may be unplugged by ending it, and plugged in again, while the others run on.
 """
@@ -18,6 +21,9 @@ from kvmove.lab.commands import LabFailed, in_network, run
 GUEST_SWITCH = "guests"
 MANAGEMENT_SWITCH = "mgmt"
 UPLINK = "uplink0"
+_WORLD_PORT = "pw-mgmt"
+"""The world's own end at the delay line."""
+
 BURST = "256kb"
 """tbf's bucket: large enough for one 64 KiB segment at any rate."""
 
@@ -32,20 +38,34 @@ class NicCounters:
     received_packets: int
 
 
-def build_world(world: int, nics: int) -> None:
+def build_world(world: int, nics: int, *, delayed: bool = False) -> None:
     """Make the switches in the network of process `world`, and give the world its two addresses.
+
+    With `delayed` only those that the delay line does not take the part of.
 
     :raise LabFailed: a command failed; the devices made so far end with the namespace.
     """
     lines = []
-    for switch in (MANAGEMENT_SWITCH, GUEST_SWITCH, *(_migration_switch(nic) for nic in range(nics))):
+    bridges = [GUEST_SWITCH]
+    if delayed:
+        lines += [f"link add {MANAGEMENT_SWITCH} type veth peer name {_WORLD_PORT}"]
+        lines += [f"link set {MANAGEMENT_SWITCH} up", f"link set {_WORLD_PORT} arp off up"]
+    else:
+        bridges += [MANAGEMENT_SWITCH, *(_migration_switch(nic) for nic in range(nics))]
+    for switch in bridges:
         lines += [f"link add {switch} type bridge forward_delay 0", f"link set {switch} up"]
     lines.append(f"address add {addresses.world_management()}/{addresses.PREFIX} dev {MANAGEMENT_SWITCH}")
     lines.append(f"address add {addresses.world_guests()}/{addresses.PREFIX} dev {GUEST_SWITCH}")
     _ip(world, lines)
 
 
-def plug_in(world: int, host: int, index: int, rates: tuple[int, ...]) -> None:
+def delayed_switches(hosts: int, nics: int) -> list[list[str]]:
+    """The ports of each switch that the delay line takes the part of, in a lab of so many hosts."""
+    migration = [[_port(index, addresses.migration(nic, index).name) for index in range(hosts)] for nic in range(nics)]
+    return [[_WORLD_PORT, *(_port(index, addresses.MANAGEMENT_NIC) for index in range(hosts))], *migration]
+
+
+def plug_in(world: int, host: int, index: int, rates: tuple[int, ...], *, delayed: bool = False) -> None:
     """Connect the host number `index`, whose init is `host`, to every switch. Rates in bytes/s, 0 is unshaped.
 
     :raise LabFailed: a command failed; the devices made so far end with the host.
@@ -58,7 +78,8 @@ def plug_in(world: int, host: int, index: int, rates: tuple[int, ...]) -> None:
     for number, (name, switch) in enumerate(pairs):
         port, mac = _port(index, name), addresses.host_mac(index, number)
         outside.append(f"link add {port} type veth peer name {name} address {mac} netns {host}")
-        outside.append(f"link set {port} master {switch} up")
+        # Without `arp off` the world itself would answer for its address at a port that no bridge has: undelayed.
+        outside.append(f"link set {port} " + ("arp off up" if delayed and name != UPLINK else f"master {switch} up"))
     _ip(world, outside)
     inside = [f"link add {addresses.GUEST_BRIDGE} type bridge forward_delay 0"]
     inside += [f"link set {UPLINK} master {addresses.GUEST_BRIDGE} up", f"link set {addresses.GUEST_BRIDGE} up"]

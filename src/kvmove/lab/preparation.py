@@ -14,7 +14,7 @@ from pathlib import Path
 from kvmove import failpoints
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy
-from kvmove.lab import addresses
+from kvmove.lab import addresses, network
 from kvmove.lab.commands import run
 from kvmove.lab.folders import WORLD, LabFolders
 from kvmove.lab.host_init import HostConfig, Service
@@ -152,6 +152,8 @@ def _world_services(spec: LabSpec, folders: LabFolders) -> list[Service]:
     listen = f"{addresses.world_guests()}:{RECORDER_PORT}"
     record = [sys.executable, "-m", "kvmove.lab.guest.recorder", "--listen", listen]
     services = [Service("recorder", [*record, "--out", str(recorder_folder(folders))], str(log / "recorder.log"))]
+    if spec.rtt_ms:
+        services.insert(0, Service("delay-line", _delay_line(spec), str(log / "delay-line.log")))
     if not spec.bare:
         config = log / "manager.toml"
         config.write_text(_manager_toml(spec, folders))
@@ -162,6 +164,12 @@ def _world_services(spec: LabSpec, folders: LabFolders) -> list[Service]:
                 for number in range(spec.etcd_members)
             ]
     return services
+
+
+def _delay_line(spec: LabSpec) -> list[str]:
+    switches = network.delayed_switches(len(spec.hosts), len(spec.nics))
+    words = [sys.executable, "-m", "kvmove.lab.delay_line", "--rtt", str(spec.rtt_ms)]
+    return words + [word for ports in switches for word in ("--switch", ",".join(ports))]
 
 
 def etcd_service(number: int) -> str:

@@ -45,7 +45,8 @@ class LabSpec(Strict):
     With `shared` all hosts see one more datastore: a folder of this machine. With `block` each host has a datastore of
     so many block devices of `block_size` bytes, and with both all see one more of those. With `registry` "etcd" an
     etcd of `etcd_members`, beside the manager, keeps the ownership. `host_memory` is what each host says it has, for
-    balancing; 0: what the machine has. `bare` leaves out agents, manager and certificates:
+    balancing; 0: what the machine has. `rtt_ms` is the round trip between any two hosts, and between them and the
+    manager; guests' network is not delayed. `bare` leaves out agents, manager and certificates:
     namespaces, networks and datastores alone.
     """
 
@@ -59,6 +60,7 @@ class LabSpec(Strict):
     registry: Literal["sqlite", "etcd"] = "sqlite"
     etcd_members: int = Field(default=1, ge=1, le=5)
     host_memory: int = Field(default=0, ge=0)
+    rtt_ms: int = Field(default=0, ge=0, le=1000)
     bare: bool = False
 
     @field_validator("hosts")

@@ -59,7 +59,8 @@ class Supervisor:
         async with asyncio.TaskGroup() as starting:
             for host in self.hosts.values():
                 starting.create_task(host.start())
-        await asyncio.to_thread(network.build_world, self.hosts[WORLD].init, len(self.spec.nics))
+        delayed = self.spec.rtt_ms > 0
+        await asyncio.to_thread(network.build_world, self.hosts[WORLD].init, len(self.spec.nics), delayed=delayed)
         for index, name in enumerate(self.spec.hosts):
             await self._furnish(index, name)
         self._server = await control.serve(self.folders.control, self.handle)
@@ -115,7 +116,7 @@ class Supervisor:
 
     async def _furnish(self, index: int, name: str) -> None:
         world, host = self.hosts[WORLD].init, self.hosts[name].init
-        await asyncio.to_thread(network.plug_in, world, host, index, self.spec.nics)
+        await asyncio.to_thread(network.plug_in, world, host, index, self.spec.nics, delayed=self.spec.rtt_ms > 0)
         datastore = processes.outside(host, self.folders.datastore(LOCAL))
         await asyncio.to_thread(preparation.identify_datastore, datastore)
 
