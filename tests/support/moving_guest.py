@@ -109,12 +109,19 @@ async def world(
 ) -> AsyncIterator[World]:
     """The lab with a shared datastore, `block` devices that its disk fits on, and one NIC of `nic` bytes/s, 0 is
     unshaped; nothing is left of it."""
-    image = await asyncio.to_thread(build, GUEST)
     names = tuple(f"h{number + 1}" for number in range(hosts))
     spec = LabSpec(
         name=lab_name(purpose), hosts=names, nics=(nic,), datastore=DatastoreSpec(size=GIB), shared=True, block=block,
         block_size=vm.disk + MIB, registry=registry,
     )  # fmt: skip
+    async with world_of(spec, vm) as made:
+        yield made
+
+
+@asynccontextmanager
+async def world_of(spec: LabSpec, vm: LedgerVm) -> AsyncIterator[World]:
+    """The lab of `spec` with the guest running on h1; nothing is left of it."""
+    image = await asyncio.to_thread(build, GUEST)
     async with tidy_lab(spec) as lab:
         await ledger_vm.define(lab, vm, image, "h1")
         await ledger_vm.start(lab, vm)

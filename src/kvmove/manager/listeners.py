@@ -20,6 +20,7 @@ from kvmove.errors import Busy
 from kvmove.manager.peer import IdentifyingProtocol
 from kvmove.model.address import split_address
 from kvmove.pki.contexts import live_server_context
+from kvmove.pki.peer import KEEP_ALIVE
 
 STOP_SECONDS = 5
 """How long a request under way may take to end when the manager stops."""
@@ -42,6 +43,7 @@ class Listener(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=int(KEEP_ALIVE) + 10,
             timeout_graceful_shutdown=STOP_SECONDS,
             ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )

@@ -57,6 +57,7 @@ class MoveWatch:
         self.disks: DiskMove | None = None
         self.relay: RelayProcess | None = None
         self._broken_since: float | None = None
+        self._asking: asyncio.Task[dict[str, Any]] | None = None
         self._plan = plan
         self.instance = instance
         self._destination = destination
@@ -74,8 +75,7 @@ class MoveWatch:
 
     async def run(self) -> NoReturn:
         """:raise KvmoveError: the move must end, and why."""
-        self._heard = time.monotonic()
-        asked = 0.0
+        self._heard = asked = time.monotonic()
         while True:
             self._look()
             if self.destination_is_ready and time.monotonic() - asked >= ASK_SECONDS:
@@ -154,10 +154,15 @@ class MoveWatch:
             raise self._gave_up(gone) from error
 
     async def _ask_destination(self) -> None:
+        """Ask, or wait for the answer to what was asked in the phase before: a question that is cut short takes its
+        connection with it, and a new one costs the switchover three round trips."""
         if self._destination is None:
             return
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._destination.incoming(self._plan.move_id))
+            self._asking.add_done_callback(_note_answer)
         try:
-            answer = await self._destination.incoming(self._plan.move_id)
+            answer = await asyncio.shield(self._asking)
         except (NotFound, NotAllowed, Busy) as error:
             raise self._gave_up(error) from error
         except Unreachable as error:
@@ -183,6 +188,12 @@ class MoveWatch:
             raise MoveFailed("The destination's agent was restarted while the VM moved.", hint="Move again.")
         if answer.get("state") != "prepared":
             raise MoveFailed(f"The destination says that the move is {answer.get('state')}.")
+
+
+def _note_answer(asking: asyncio.Task[dict[str, Any]]) -> None:
+    """Nobody may wait for it any more."""
+    if not asking.cancelled():
+        asking.exception()
 
 
 def _nothing() -> None:

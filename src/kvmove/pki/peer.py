@@ -28,7 +28,9 @@ DEFAULT_TIMEOUT = 10.0
 """Seconds within which an answer must be complete."""
 
 CONNECT_TIMEOUT = 5.0
-_KEEP_ALIVE = 3.0  # below uvicorn's 5 s: the client lets go first, so a call rarely meets a closing connection
+KEEP_ALIVE = 30.0
+"""Seconds that a connection is kept for the next call: to make one takes two round trips more, in a switchover too.
+Whoever listens keeps it for longer: the caller lets go first, so a call rarely meets a closing connection."""
 _MAX_ANSWER = 32 * 1024 * 1024
 
 
@@ -144,9 +146,9 @@ class Peer:
             raise Unreachable(f"the connection to {self.shown} is closed")
         if self._session is None:
             connector = (
-                aiohttp.UnixConnector(str(self._socket), keepalive_timeout=_KEEP_ALIVE)
+                aiohttp.UnixConnector(str(self._socket), keepalive_timeout=KEEP_ALIVE)
                 if self._socket is not None
-                else aiohttp.TCPConnector(keepalive_timeout=_KEEP_ALIVE)
+                else aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE)
             )
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from kvmove.errors import NotAllowed
 from kvmove.pki.identity import Role, peer_identity
 from kvmove.transport.dial import read_message
-from kvmove.transport.stream import Stream, StreamLost, prepare_socket
+from kvmove.transport.stream import Stream, StreamLost, prepare_listener, prepare_socket
 from kvmove.wire import handshake
 from kvmove.wire.handshake import Challenge, HandshakeError, Hello, Proof, Refusal, Welcome
 
@@ -68,6 +68,7 @@ class DataListener:
     @staticmethod
     def _listen(address: str, port: int) -> socket.socket:
         sock = socket.create_server((address, port), backlog=64)
+        prepare_listener(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return sock
 

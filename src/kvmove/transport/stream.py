@@ -4,6 +4,8 @@ A stream belongs to one thread at a time. OpenSSL's connection may not be read a
 (Python 3.11's ssl module takes no lock of its own), so both directions are driven by the one thread: `pump` sends
 what is queued, reads what is there, and waits at most so long; another thread may only call `wake`.
 
+Its buffers in the kernel grow with bandwidth x round trip (buffer_sizes), also beyond what the kernel would give.
+
 Deliberately not here: what the bytes mean, and what to do when the stream dies.
 """
 
@@ -14,6 +16,7 @@ import os
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections import deque
@@ -21,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvmove.transport import liveness
+from kvmove.transport.buffer_sizes import FIRST, BufferSize
 
 UNSENT_LOW = 1024 * 1024
 """TCP_NOTSENT_LOWAT, bytes: the kernel reports a socket writable only below this, so most of what waits stays with us,
@@ -38,6 +42,12 @@ TLS_SLACK = 48 * 1024
 ahead. A wait for more than is to come would not end."""
 
 TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has no name for it
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h; beyond net.core.*mem_max, for root
+_SO_RCVBUFFORCE = 33
+_FORCED = {socket.SO_SNDBUF: _SO_SNDBUFFORCE, socket.SO_RCVBUF: _SO_RCVBUFFORCE}
+_ROUND_TRIPS = struct.Struct("=92xI52xI")  # tcpi_rcv_rtt, tcpi_min_rtt in struct tcp_info (linux/tcp.h), microseconds
+_UNKNOWN = 0xFFFFFFFF  # of the second, at an end that has not yet had an answer to what it sent
+
 USER_TIMEOUT_MS = 15_000
 """TCP_USER_TIMEOUT: a peer that acknowledges nothing for so long is gone."""
 
@@ -76,6 +86,7 @@ class Stream:
         self._lowest_input = 1
         self._closing = threading.Lock()  # no other thread may touch a descriptor that was closed, and used anew
         self._closed = False
+        self._sending, self._receiving = BufferSize(), BufferSize()
         sock.setblocking(False)
 
     # Output.
@@ -167,6 +178,8 @@ class Stream:
 
         :raise StreamLost: the peer closed the connection, or it broke.
         """
+        if (now := time.monotonic()) >= self._sending.next_look:
+            self._fit_buffers(now)
         try:
             received = self.sock.recv_into(view)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -191,6 +204,15 @@ class Stream:
     def has_input(self) -> bool:
         """Whether decrypted bytes wait inside the TLS layer, which `poll` cannot see."""
         return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+
+    def _fit_buffers(self, now: float) -> None:
+        """Let the kernel hold what the path carries in a round trip, where it would hold less."""
+        with contextlib.suppress(OSError):  # a connection that is gone says so where it is used
+            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ROUND_TRIPS.size)
+            of_receiving, least = _ROUND_TRIPS.unpack(info)
+            round_trip = (of_receiving if least == _UNKNOWN else least) / 1e6
+            _enlarge(self.sock, socket.SO_SNDBUF, self._sending.look(now, self.bytes_sent, round_trip))
+            _enlarge(self.sock, socket.SO_RCVBUF, self._receiving.look(now, self.bytes_received, round_trip))
 
     # Waiting.
 
@@ -298,3 +320,20 @@ def prepare_socket(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_LOW)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def prepare_listener(sock: socket.socket) -> None:
+    """Before anybody connects: how large a window a connection can ever have is settled as it is made."""
+    _set_buffer(sock, socket.SO_RCVBUF, FIRST)
+
+
+def _enlarge(sock: socket.socket, option: int, size: int) -> None:
+    if size > sock.getsockopt(socket.SOL_SOCKET, option) // 2:  # the kernel tells twice what it was asked for
+        _set_buffer(sock, option, size)
+
+
+def _set_buffer(sock: socket.socket, option: int, size: int) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _FORCED[option], size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, option, size)
