@@ -12,7 +12,7 @@ import click
 from kvmove.cli.param_types import DATASTORE, Assignment, Milliseconds, Moment, OneOf
 from kvmove.model.move import MoveRequest, Via
 from kvmove.model.priority import Priority
-from kvmove.model.terms import AUTO, MOST_SLOWDOWN, NO_CAP, Policy
+from kvmove.model.terms import AUTO, MOST_SLOWDOWN, NO_CAP, Compress, Policy
 from kvmove.model.toml_file import fit
 from kvmove.model.vm import DiskFormat, Provisioning
 
@@ -58,6 +58,13 @@ _WAY = (
     click.option("--verify", is_flag=True, help="Compare both sides' disks as they were at the switchover."),
     click.option("--no-tls", is_flag=True, help="Send memory and disks unencrypted; needs --yes."),
     click.option("--yes", is_flag=True, help="Confirm what --no-tls means."),
+    click.option(
+        "--compress",
+        type=OneOf([str(mode) for mode in Compress]),
+        default=str(Compress.AUTO),
+        show_default=True,
+        help="Whether disk data is compressed for the network; auto: where that is seen to help.",
+    ),
     click.option("--nic", "nics", multiple=True, metavar="NAME", help="Use only this migration NIC; may be repeated."),
 )
 _GUEST = (

@@ -8,7 +8,7 @@ from kvmove.cli.forecast import render_forecast
 from kvmove.cli.output import facts, table
 from kvmove.cli.rows import link_speed
 from kvmove.model.move import DiskPlacement, MoveCheck, MoveKind, MovePlan
-from kvmove.model.terms import AUTO, MANUAL, MOST_SLOWDOWN, Policy
+from kvmove.model.terms import AUTO, MANUAL, MOST_SLOWDOWN, Compress, Policy
 from kvmove.model.vm import Power
 from kvmove.units import format_rate, format_size
 
@@ -63,6 +63,8 @@ def _terms(plan: MovePlan) -> dict[str, str]:
         "Bandwidth": f"{format_rate(plan.bandwidth)} at most" if plan.bandwidth else "",
         "Guest's writes": f"held {budget} ms at most, or the copy slows itself" if budget is not None else "",
     }
+    if plan.compress is not Compress.AUTO and plan.disks and plan.routes and not plan.over_storage:
+        shown["Disk data"] = "compressed" if plan.compress is Compress.ON else "never compressed"
     if plan.moves_memory and plan.policy is not Policy.BALANCED:
         shown["Policy"] = str(plan.policy)
     if plan.moves_memory and plan.max_slowdown < MOST_SLOWDOWN and plan.policy is not Policy.MINIMAL_DOWNTIME:

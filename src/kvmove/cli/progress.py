@@ -55,6 +55,8 @@ class MoveView:
         yield Text()
         figures = f"{format_duration(progress.elapsed_seconds)}  {summary(progress, self._shown.percent)}"
         yield Text(figures, style="bold", overflow="fold")
+        if progress.bottleneck is not None and progress.phase in LINE:
+            yield Text(printable(progress.bottleneck.sentence), style="dim", overflow="fold")
         if progress.message:
             yield Text(printable(progress.message), style="yellow", overflow="fold")
 
@@ -90,6 +92,8 @@ def plain_line(progress: MoveProgress, percent: float) -> str:
     words = [format_duration(progress.elapsed_seconds), phase_name(progress.phase), summary(progress, percent)]
     words += [f"{nic.nic} {nic_words(nic)}" for nic in progress.nics if nic.reason]
     words += [f"{disk.name} {said}" for disk in progress.disks if (said := disk_words(disk))]
+    if progress.bottleneck is not None and progress.phase in LINE:
+        words.append(f"waits for: {progress.bottleneck.limit.value.replace('-', ' ')}")
     if progress.message:
         words.append(printable(progress.message))
     return "  ".join(words)

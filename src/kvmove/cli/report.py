@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kvmove.cli.output import facts, printable
 from kvmove.cli.progress import phase_name
+from kvmove.cli.time_spent import time_spent
 from kvmove.model.move import DiskReport, MoveReport, NicProgress
 from kvmove.model.task import Task
 from kvmove.model.vm import Power
@@ -36,6 +37,7 @@ def render_report(report: MoveReport, power: Power = Power.RUNNING) -> Renderabl
     ]
     if report.memory_rounds:
         parts += _sent(report)
+    parts += time_spent(report)
     if report.changes:
         parts += [Text(), _heading("Changes", ""), *_changes(report)]
     for disk in report.disks:

@@ -23,6 +23,7 @@ import fcntl
 import os
 import struct
 import threading
+import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
@@ -80,7 +81,8 @@ LADDER: tuple[tuple[Rung, RangeCopy], ...] = ((Rung.REFLINK, reflink), (Rung.KER
 class Offload:
     """The way from one disk to another of the same size. Borrows both; the caller closes them.
 
-    Several threads may move different ranges. `moved` counts bytes for each rung and only grows.
+    Several threads may move different ranges. `moved` counts bytes for each rung and only grows; so do the seconds, of
+    all threads together, that reads, writes, and the kernel's copying took.
     """
 
     def __init__(
@@ -89,6 +91,9 @@ class Offload:
         self.source = source
         self.target = target
         self.moved = dict.fromkeys(Rung, 0)
+        self.read_seconds = 0.0
+        self.write_seconds = 0.0
+        self.kernel_seconds = 0.0
         self._ladder: tuple[tuple[Rung, RangeCopy], ...] = ()
         self._files, self._block = (-1, -1), ALIGNMENT
         if source.file is not None and target.file is not None:
@@ -106,6 +111,7 @@ class Offload:
         :raise DiskError: naming the range; what the target holds there is unknown then.
         """
         for rung, copy in self._ladder:
+            began = time.monotonic()
             try:
                 copy(*self._files, offset, length)
             except OSError as error:
@@ -117,6 +123,7 @@ class Offload:
                     self._refused(rung)
             else:
                 self._count(rung, length)
+                self._spent(kernel=time.monotonic() - began)
                 return rung
         self._read_and_write(offset, length, untouched)
         self._count(Rung.READ_WRITE, length)
@@ -143,14 +150,23 @@ class Offload:
         with self._lock:
             self.moved[rung] += length
 
+    def _spent(self, *, read: float = 0.0, write: float = 0.0, kernel: float = 0.0) -> None:
+        with self._lock:
+            self.read_seconds += read
+            self.write_seconds += write
+            self.kernel_seconds += kernel
+
     def _read_and_write(self, offset: int, length: int, untouched: bool) -> None:
         with self._lock:
             buffer = self._buffers.pop() if self._buffers else aligned_buffer(COPY_MOST)
         try:
             for start in range(offset, offset + length, COPY_MOST):
                 view = buffer[: min(COPY_MOST, offset + length - start)]
+                began = time.monotonic()
                 self.source.read_into(view, start)
+                is_read = time.monotonic()
                 self._write(start, view, untouched)
+                self._spent(read=is_read - began, write=time.monotonic() - is_read)
         finally:
             self._buffers.append(buffer)
 

@@ -44,6 +44,7 @@ from kvmove.registry import ownership
 from kvmove.registry.settle import swap_until_known
 from kvmove.transport.listener import Expected
 from kvmove.transport.stream import Stream, StreamLost
+from kvmove.wire.frames import FROM_SOURCE
 from kvmove.wire.handshake import Hello, StreamRole
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ class IncomingMove:
             "failure": failure,
             "applied_bytes": self._disks.applied_bytes,
             "digests": self._disks.digests,
+            "frames": [kind.name for kind in FROM_SOURCE],
+            "times": self._disks.times(),
         }
 
     def _qemu_failure(self, instance: Instance) -> str:

@@ -51,6 +51,10 @@ class IncomingDisks:
     def applied_bytes(self) -> int:
         return self._receiver.applied_bytes if self._receiver is not None else 0
 
+    def times(self) -> dict[str, float]:
+        """Where its threads' time went, as `model.time_spent.DestinationTime`; empty while there are none."""
+        return self._receiver.times().model_dump() if self._receiver is not None else {}
+
     async def bring(self, bases: Mapping[str, Sequence[BaseImage]]) -> list[str]:
         """The images below the disks are going to come, unless they are here: those whose keys are returned, in that
         order.

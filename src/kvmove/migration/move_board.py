@@ -10,12 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from kvmove.errors import KvmoveError
 from kvmove.memory.relay_process import RelayProcess
 from kvmove.migration import phases
 from kvmove.migration.phases import Course, HandOver
 from kvmove.migration.progress import ProgressMeter
+from kvmove.migration.time_spent import TimeSpent
 from kvmove.model.move import (
     Change,
     DiskProgress,
@@ -30,6 +32,7 @@ from kvmove.model.move import (
     Phase,
     PhaseTime,
 )
+from kvmove.model.time_spent import Bottleneck
 from kvmove.mover.disk_move import DiskMove
 from kvmove.mover.snapshot import DiskSnapshot, NicTotals
 from kvmove.qemu.migration import MigrationInfo
@@ -77,6 +80,7 @@ class MoveBoard:
         self._memory = MemoryProgress()
         self._switchover: dict[str, float] = {}
         self._digests: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
+        self._time = TimeSpent(plan)
         self._report: MoveReport | None = None
         self._problem: KvmoveError | None = None
         self._ended: MoveStatus | None = None
@@ -111,6 +115,10 @@ class MoveBoard:
             dirty_rate=info.dirty_rate,
             throttle=info.throttle,
         )
+
+    def heard(self, answer: Mapping[str, Any]) -> None:
+        """What the destination tells of itself."""
+        self._time.heard(answer)
 
     def note(self, what: str) -> None:
         """Something is otherwise from now on, and why: for the report."""
@@ -197,6 +205,9 @@ class MoveBoard:
             self._snapshots, self._disk_nics = self._disks.snapshot()
             self._slow_down(*self._disks.slowed)
             self._tell_of_nics(self._disks.nics.news())
+            changed = self._time.collect(self._disks)
+            if changed:
+                self.note(changed)
         memory = self._relay.sent() if self._relay is not None else {}
         for nic in {*self._disk_nics, *memory}:
             totals = self._disk_nics.get(nic, NicTotals())
@@ -236,6 +247,8 @@ class MoveBoard:
                 "bandwidth": self.bandwidth,
                 "max_downtime_ms": self.max_downtime_ms,
                 "slowed_to": self._slowed[0],
+                "bottleneck": self._bottleneck(),
+                "compressed": self._time.compressed,
             }
         )
 
@@ -253,7 +266,21 @@ class MoveBoard:
             changes=tuple(self._changes),
             slowed_seconds=round(self._slowed[1], 1),
             nics=self._meter.over_all(tuple(self._nics.values())),
+            where_time_went=self._time.spent(*self._memory_time()),
+            bottleneck=self._bottleneck(),
+            compressed=self._time.compressed,
         )
+
+    def _bottleneck(self) -> Bottleneck | None:
+        return self._time.bottleneck(self._memory_time(), self._slowed[1], self.bandwidth)
+
+    def _memory_time(self) -> tuple[float, int]:
+        """Seconds that memory took until now, and its bytes."""
+        phase = Phase.COPYING_MEMORY
+        seconds = sum(it.seconds for it in self._phases if it.phase is phase)
+        if self.course.phase is phase:
+            seconds += time.monotonic() - self._entered
+        return seconds, self._memory.transferred
 
     def _disk_reports(self) -> list[DiskReport]:
         source, destination = self._digests

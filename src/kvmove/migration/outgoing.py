@@ -15,7 +15,9 @@ import asyncio
 import logging
 import time
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack
+from typing import Any
 
 from kvmove.client.agent import AgentClient
 from kvmove.disk.datastore import Datastore
@@ -45,6 +47,7 @@ from kvmove.registry import ownership
 from kvmove.registry.settle import swap_until_known
 from kvmove.transport.dial import Dialer
 from kvmove.transport.stream import Stream
+from kvmove.wire.frames import FrameKind
 from kvmove.wire.handshake import StreamRole
 
 log = logging.getLogger(__name__)
@@ -61,6 +64,7 @@ class OutgoingMove(Procedure):
     ) -> None:
         self._destination = AgentClient(plan.destination, host.pki)
         super().__init__(host, plan, board, MoveWatch(plan, instance, self._destination))
+        self._watch.heard = board.heard
         context = client_context(host.pki) if plan.encrypt else None
         self._dialer = Dialer(plan.move_id, ticket, context, Identity(Role.AGENT, plan.destination.name).dns_name)
         self._record = record_before(plan)
@@ -127,7 +131,8 @@ class OutgoingMove(Procedure):
         self._record = begun
         undo.push_async_callback(self._tell_destination)
         await self._bring_bases()
-        await self._destination.prepare_incoming(self.plan.move_id, {})
+        answer = await self._destination.prepare_incoming(self.plan.move_id, {})
+        self.steering.copy_terms.compression.begin(understood=knows_compressed(answer))
         self._watch.destination_is_ready = True
         self._disks = await self._disk_move(undo, release)
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
@@ -146,6 +151,7 @@ class OutgoingMove(Procedure):
         if not source.bases:
             return
         answer = await self._destination.bring_incoming(self.plan.move_id, Bases(bases=source.bases))
+        self.steering.copy_terms.compression.begin(understood=knows_compressed(answer))
         new = NewBases(self.plan, source.bases, self._reached)
         wanted = [it for it in new.all() if it.key in answer["wanted"]]
         with ExitStack() as release:
@@ -255,6 +261,12 @@ class OutgoingMove(Procedure):
         except OSError as error:
             return f"the source's journal cannot be written: {error}"
         return ""
+
+
+def knows_compressed(answer: Mapping[str, Any]) -> bool:
+    """Whether the destination, which answered so, takes DATA_ZSTD frames; an older one does not say."""
+    known = answer.get("frames")
+    return isinstance(known, list) and FrameKind.DATA_ZSTD.name in known
 
 
 async def require_power(host: HostParts, plan: MovePlan) -> None:

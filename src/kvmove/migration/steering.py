@@ -23,6 +23,7 @@ from kvmove.migration import phases
 from kvmove.migration.move_board import MoveBoard
 from kvmove.model.move import MovePlan
 from kvmove.model.terms import AUTO, MANUAL, TermsChange
+from kvmove.mover.compression import Compression
 from kvmove.mover.disk_move import DiskMove
 from kvmove.mover.move_terms import CopyTerms
 from kvmove.transport.bandwidth import Bandwidth, shares
@@ -44,7 +45,8 @@ class Steering:
         self._switchover = plan.switchover
         self._account = Bandwidth(plan.bandwidth or None)
         hold = plan.max_write_latency_ms
-        self.copy_terms = CopyTerms(self._account, hold / 1000 if hold is not None else None)
+        max_hold = hold / 1000 if hold is not None else None
+        self.copy_terms = CopyTerms(self._account, max_hold, Compression(plan.compress))
         self._disks: DiskMove | None = None
         self._relay: RelayProcess | None = None
         self._paused_by = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from kvmove.client.agent import AgentClient
@@ -62,6 +62,8 @@ class MoveWatch:
         self.instance = instance
         self._destination = destination
         self._heard = time.monotonic()
+        self.heard: Callable[[Mapping[str, Any]], None] = _ignore
+        """Told what the destination answers."""
         self.guest_is_off = False
         self.close = instance.monitor.on_event(self._listen) if instance is not None else _nothing
 
@@ -173,6 +175,7 @@ class MoveWatch:
             raise MoveFailed(f"The destination cannot go on: {error.detail}") from error
         self._heard = time.monotonic()
         self._judge(answer)
+        self.heard(answer)
 
     @staticmethod
     def _gave_up(error: KvmoveError) -> MoveFailed:
@@ -194,6 +197,10 @@ def _note_answer(asking: asyncio.Task[dict[str, Any]]) -> None:
     """Nobody may wait for it any more."""
     if not asking.cancelled():
         asking.exception()
+
+
+def _ignore(answer: Mapping[str, Any]) -> None:
+    """Nobody wants to know."""
 
 
 def _nothing() -> None:

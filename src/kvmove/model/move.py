@@ -14,6 +14,7 @@ from kvmove.model.priority import Priority
 from kvmove.model.schedule import StartTime, Window
 from kvmove.model.strict import Strict
 from kvmove.model.terms import Downtime, MoveTerms
+from kvmove.model.time_spent import Bottleneck, Compressed, WhereTimeWent
 from kvmove.model.vm import DiskDefinition, DiskFormat, Power, Provisioning, VmDefinition
 
 
@@ -273,6 +274,8 @@ class MoveProgress(Strict):
     `paused_by` is whoever paused the copy, empty if nobody did; `waits_for_word` says that all is in step and the
     switchover has to be let go, or its time to come. `bandwidth` is the cap now and `slowed_to` the rate to which the
     copy holds itself for the guest's sake (bytes/s, 0: none); `max_downtime_ms` the operator's limit now.
+
+    `bottleneck` is what the copy has waited for most so far; None while that cannot be told.
     """
 
     phase: Phase
@@ -293,6 +296,8 @@ class MoveProgress(Strict):
     bandwidth: int = 0
     max_downtime_ms: int = 0
     slowed_to: int = 0
+    bottleneck: Bottleneck | None = None
+    compressed: Compressed | None = None
 
 
 class DiskReport(Strict):
@@ -349,6 +354,9 @@ class MoveReport(Strict):
     changes: tuple[Change, ...] = ()
     slowed_seconds: float = 0.0
     nics: tuple[NicProgress, ...] = ()
+    where_time_went: WhereTimeWent | None = None
+    bottleneck: Bottleneck | None = None
+    compressed: Compressed | None = None
 
 
 class MoveStatus(Strict):

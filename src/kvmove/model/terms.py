@@ -66,6 +66,14 @@ class Policy(StrEnum):
     SUSPEND_IF_NEEDED = "suspend-if-needed"
 
 
+class Compress(StrEnum):
+    """Whether the disks' bulk data is compressed for the network; `auto`: where that is measured to help."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class MoveTerms(Strict):
     """`bandwidth` caps disks and memory together, over all NICs. The copy slows itself to keep the 99th percentile of
     how long the guest's mirrored writes are held below `max_write_latency_ms`; None lets it run. `max_slowdown` is the
@@ -76,6 +84,7 @@ class MoveTerms(Strict):
     max_write_latency_ms: Annotated[int, Field(ge=1, le=1000)] | None = None
     max_slowdown: Annotated[int, Field(ge=0, le=MOST_SLOWDOWN)] = MOST_SLOWDOWN
     policy: Policy = Policy.BALANCED
+    compress: Compress = Compress.AUTO
 
 
 def terms_of(asked: BaseModel) -> dict[str, Any]:

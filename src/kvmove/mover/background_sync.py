@@ -9,6 +9,7 @@ One thread. Deliberately not here: what is written.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -32,6 +33,9 @@ class Syncable(Protocol):
 
 class BackgroundSync:
     """See the file's head. `failed` is told in its thread, once, what a sync of its own raised."""
+
+    seconds = 0.0
+    """So long did the syncs take."""
 
     def __init__(self, disks: Sequence[Syncable], failed: Callable[[KvmoveError], None]) -> None:
         self._disks = disks
@@ -62,12 +66,15 @@ class BackgroundSync:
             if self._failure is not None:
                 raise self._failure
             self._unsynced = 0
+            began = time.monotonic()
             try:
                 for disk in self._disks:
                     disk.sync()
             except KvmoveError as error:
                 self._failure = error
                 raise
+            finally:
+                self.seconds += time.monotonic() - began
 
     def stop(self) -> None:
         """End the thread; a sync that is under way is waited for."""

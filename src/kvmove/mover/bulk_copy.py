@@ -5,6 +5,7 @@ generator, never before. A guest write that comes in between is mirrored and sen
 
 - Holes are not sent at all while the destination reads as zeroes there (an untouched region), else as ZEROES.
 - Zeroes that the source stores are sent as ZEROES too, so a thin destination stays thin.
+- What is neither may be compressed, by `pack`.
 - A read error ends the move: the range is named, and never filled with zeroes.
 
 Deliberately not here: which region, which stream (dispatcher), sending (sender).
@@ -13,6 +14,7 @@ Deliberately not here: which region, which stream (dispatcher), sending (sender)
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,16 @@ EDGE = ALIGNMENT
 
 WINDOW = SMALL + EDGE
 """Bytes read at once for short extents: each of them fits, whatever its alignment."""
+
+
+Pack = Callable[[int, memoryview], bytes | None]
+"""The payload to send compressed instead of a disk's data, or None: send it as it is."""
+
+
+def as_it_is(disk: int, data: memoryview) -> bytes | None:
+    """See `Pack`."""
+    del disk, data
+    return None
 
 
 class Buffer:
@@ -85,7 +97,9 @@ class BulkFrame:
     file_offset: int = 0
 
 
-def region_frames(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, *, use_sendfile: bool) -> Iterator[BulkFrame]:
+def region_frames(
+    disk: SourceDisk, copy: RegionCopy, pool: BufferPool, *, use_sendfile: bool, pack: Pack = as_it_is
+) -> Iterator[BulkFrame]:
     """The frames of one visit to a region, each read only when it is asked for, in no particular order.
 
     With `use_sendfile`, if the disk is a file, data goes from the page cache to the socket without us, but for places
@@ -104,7 +118,7 @@ def region_frames(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, *, use_s
             elif file is not None and not _may_be_zero(file, start, size):
                 yield BulkFrame(frames.data_header(copy.disk, start, size), size, file=file, file_offset=start)
             else:
-                yield from _read_chunk(disk, copy, pool, (start, size))
+                yield from _read_chunk(disk, copy, pool, (start, size), pack)
         if short.size >= CHUNK:
             yield short.take()
     if short.count:
@@ -166,21 +180,37 @@ def _may_be_zero(file: int, offset: int, length: int) -> bool:
     return any(not any(os.pread(file, 64, at)) for at in range(offset, offset + length, ZERO_GRAIN))
 
 
-def _read_chunk(disk: SourceDisk, copy: RegionCopy, pool: BufferPool, extent: tuple[int, int]) -> Iterator[BulkFrame]:
+def _read_chunk(
+    disk: SourceDisk, copy: RegionCopy, pool: BufferPool, extent: tuple[int, int], pack: Pack
+) -> Iterator[BulkFrame]:
     start, size = extent
     buffer = pool.take()
     view = buffer.view[:size]
     disk.read_into(view, start)
     runs = split_zeroes(view, ZERO_GRAIN)
     if len(runs) == 1 and not runs[0].is_zero:
-        yield BulkFrame(frames.data_header(copy.disk, start, size), size, data=view, buffer=buffer)
+        packed = pack(copy.disk, view)
+        if packed is None:
+            yield BulkFrame(frames.data_header(copy.disk, start, size), size, data=view, buffer=buffer)
+            return
+        buffer.release()
+        yield BulkFrame(frames.zstd_header(copy.disk, start, len(packed)) + packed, size)
         return
     pieces = [
-        (begin, length, None if is_hole else bytes(view[begin : begin + length])) for begin, length, is_hole in runs
+        (begin, length, None if is_hole else _whole_frame(copy.disk, start + begin, view[begin : begin + length], pack))
+        for begin, length, is_hole in runs
     ]
     buffer.release()
-    for begin, length, data in pieces:
-        if data is not None:
-            yield BulkFrame(frames.data_header(copy.disk, start + begin, length) + data, length)
+    for begin, length, frame in pieces:
+        if frame is not None:
+            yield BulkFrame(frame, length)
         elif not copy.untouched:
             yield BulkFrame(frames.zeroes(copy.disk, start + begin, length))
+
+
+def _whole_frame(disk: int, offset: int, data: memoryview, pack: Pack) -> bytes:
+    """A frame with its data, which may change afterwards."""
+    packed = pack(disk, data)
+    if packed is not None:
+        return frames.zstd_header(disk, offset, len(packed)) + packed
+    return frames.data_header(disk, offset, len(data)) + bytes(data)

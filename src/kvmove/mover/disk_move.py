@@ -31,6 +31,7 @@ from kvmove.mover.move_terms import CopyTerms, MoverSettings, MovingDisk
 from kvmove.mover.nic_watch import NicWatch
 from kvmove.mover.sender import Sender
 from kvmove.mover.snapshot import DiskSnapshot, NicTotals
+from kvmove.mover.time_spent import MoveFigures, ReadTimes, StreamFigures, local_times
 from kvmove.mover.worker import Worker
 from kvmove.transport.link import is_down
 from kvmove.transport.stream import Stream, StreamLost
@@ -75,6 +76,8 @@ class DiskMove:
         self.disks: Sequence[SourceDisk] = [disk.source for disk in disks]
         self.stopping = threading.Event()
         self.bandwidth = terms.bandwidth
+        self.compression = terms.compression
+        self.times = ReadTimes(len(disks))
         self._impact = GuestImpact(len(disks), terms.max_hold)
         self._impact_lock = threading.Lock()
         self.failure: KvmoveError | None = None
@@ -280,6 +283,22 @@ class DiskMove:
                     nics[worker.nic].streams += 1
         return disks, nics
 
+    def figures(self) -> MoveFigures:
+        """Where the time went so far."""
+        disks = [local_times(it) for it in self._offloads] if self._offloads else self.times.disks
+        return MoveFigures(
+            self._stream_figures(), disks, [held.total for held in self._impact.held],
+            self.bandwidth.bulk_bytes, self.bandwidth.write_bytes,
+        )  # fmt: skip
+
+    def _stream_figures(self) -> list[StreamFigures]:
+        now = time.monotonic()
+        return [worker.times.figures(now, worker.tcp_info(), worker.bytes_sent) for worker in self._workers]
+
+    def _copied(self) -> int:
+        """Bytes of the disks' data that were sent, as they are on the disks."""
+        return sum(disk.counters.sent for disk in self.dispatcher.disks)
+
     # The mirrors' side: called in the NBD servers' threads.
 
     def mirrored(self, disk: int, extent: tuple[int, int], payload: bytes | None, cookie: int) -> None:
@@ -395,6 +414,8 @@ class DiskMove:
             self._check_deadlines(now)
             self._spare_guest(now)
             self.nics.look(now)
+            if not self._offloads:
+                self.compression.look(now, self._stream_figures, self._copied)
             if alone is not None and alone > self._settings.give_up:
                 self.failed(
                     Unreachable(

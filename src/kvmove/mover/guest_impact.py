@@ -45,11 +45,13 @@ class HoldTimes:
     def __init__(self) -> None:
         self.count = 0
         self.worst = 0.0
+        self.total = 0.0
         self._counts = [0] * (len(_BOUNDS) + 1)
 
     def note(self, seconds: float) -> None:
         self.count += 1
         self.worst = max(self.worst, seconds)
+        self.total += seconds
         self._counts[bisect_left(_BOUNDS, seconds)] += 1
 
     def percentile(self, share: float) -> float:

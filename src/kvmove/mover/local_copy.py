@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from kvmove.disk.extents import Extent
@@ -28,8 +29,10 @@ from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.log_context import inherited
 from kvmove.mover.dispatcher import WritePiece
 from kvmove.mover.region_map import RegionCopy
+from kvmove.mover.time_spent import StreamTimes, Wait
 from kvmove.mover.worker import Engine
 from kvmove.transport.priority import yield_to_guests
+from kvmove.transport.tcp_info import TcpInfo
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class LocalCopy(threading.Thread):
         super().__init__(target=inherited(self._work), name="local-copy", daemon=True)
         self.number = -1
         self.bytes_sent = 0  # no NIC sends anything
+        self.times = StreamTimes()
         self._engine = engine
         self._dispatcher = engine.dispatcher
         self._offloads = offloads
@@ -61,12 +65,12 @@ class LocalCopy(threading.Thread):
         yield_to_guests()
         self.number = self._engine.new_number()
         self._engine.stream_opened(self)
+        self.times.opened(time.monotonic())
         reason = "the move ended"
         try:
             while not self._engine.stopping.is_set():
                 if not self._apply_writes() and not self._copy_region():
-                    self._look.wait(LINGER)
-                    self._look.clear()
+                    self._wait(Wait.IDLE if self._may_copy() else Wait.CAP)
         except KvmoveError as error:
             reason = error.detail
             self._engine.failed(error)
@@ -75,11 +79,25 @@ class LocalCopy(threading.Thread):
             reason = repr(error)
             self._engine.failed(MoveFailed(f"the copy within the host failed: {error!r}"))
         finally:
+            self.times.closed(time.monotonic(), TcpInfo(), 0)
             self._engine.stream_closed(self, reason)
 
     def wake(self) -> None:
         """See `worker.Worker`."""
         self._look.set()
+
+    def tcp_info(self) -> TcpInfo:
+        """See `worker.Worker`: it has no connection."""
+        return TcpInfo()
+
+    def _wait(self, why: Wait) -> None:
+        began = time.monotonic()
+        self._look.wait(LINGER)
+        self._look.clear()
+        self.times.waited[why] += time.monotonic() - began
+
+    def _may_copy(self) -> bool:
+        return self._engine.bandwidth.may_send_bulk(in_turn=self._is_bulks_turn)
 
     def cut(self) -> None:
         """See `worker.Worker`: a read or write under way is waited for, nothing can break it off."""
@@ -111,7 +129,7 @@ class LocalCopy(threading.Thread):
 
     def _copy_region(self) -> bool:
         """Copy the next region; False when there is none, or none may be begun now."""
-        if not self._engine.bandwidth.may_send_bulk(in_turn=self._is_bulks_turn):
+        if not self._may_copy():
             return False
         with self._engine.lock:
             copy = self._dispatcher.claim_region(self.number)
@@ -130,10 +148,9 @@ class LocalCopy(threading.Thread):
         """Apply the mirrored writes that are there, until bulk data may follow."""
         while not self._engine.stopping.is_set():
             if not self._apply_writes():
-                if self._engine.bandwidth.may_send_bulk(in_turn=self._is_bulks_turn):
+                if self._may_copy():
                     return
-                self._look.wait(LINGER)
-                self._look.clear()
+                self._wait(Wait.CAP)
 
     def _copy_extent(self, copy: RegionCopy, extent: Extent) -> bool:
         """False if the copy was abandoned, and nothing more of it may be done."""

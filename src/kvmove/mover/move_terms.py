@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kvmove.disk.interface import SourceDisk
+from kvmove.mover.compression import Compression
 from kvmove.mover.dispatcher import DiskTerms
 from kvmove.transport.bandwidth import Bandwidth
 
@@ -23,10 +24,11 @@ class MoverSettings:
 @dataclass(frozen=True, slots=True)
 class CopyTerms:
     """What a move may take and cost: its account of the network, and how long (seconds) its guest's writes may be held
-    before the copy slows itself; None: it does not."""
+    before the copy slows itself; None: it does not. Whether bulk data is compressed is `compression`'s to say."""
 
     bandwidth: Bandwidth = field(default_factory=Bandwidth)
     max_hold: float | None = None
+    compression: Compression = field(default_factory=Compression)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ from kvmove.disk.interface import SourceDisk
 from kvmove.errors import KvmoveError
 from kvmove.log_context import inherited
 from kvmove.mover.bulk_copy import BufferPool, BulkFrame, region_frames
+from kvmove.mover.compression import Compression, FramePacker
 from kvmove.mover.region_map import RegionCopy
+from kvmove.mover.time_spent import Clock, ReadTimes
 from kvmove.transport.priority import yield_to_guests
 
 DEPTH = 6
@@ -36,26 +38,36 @@ class ReadFrame:
     frame: BulkFrame | None
 
 
+@dataclass(frozen=True, slots=True)
+class ReadTerms:
+    """What a reader is given of its move: `may_sendfile` in clear alone, where nothing is compressed."""
+
+    may_sendfile: bool
+    buffers: int
+    compression: Compression
+    times: ReadTimes
+
+
 class ReadAhead(threading.Thread):
     """Reads for one stream until `stop`. `claim` gives the next region (under the move's lock); `ready` is called
-    when something can be taken."""
+    when something can be taken. `is_reading` says that a region is claimed and not read to its end yet."""
 
     def __init__(
         self,
         disks: Sequence[SourceDisk],
         claim: Callable[[], RegionCopy | None],
         ready: Callable[[], None],
-        *,
-        may_sendfile: bool,
-        buffers: int,
+        terms: ReadTerms,
     ) -> None:
         super().__init__(target=inherited(self._work), name="read-ahead", daemon=True)
         self.failure: KvmoveError | None = None
         self._disks = disks
         self._claim = claim
         self._ready = ready
-        self._may_sendfile = may_sendfile
-        self._pool = BufferPool(buffers + DEPTH + 1)
+        self.is_reading = False
+        self._terms = terms
+        self._packer = FramePacker(terms.compression, terms.times.compressed)
+        self._pool = BufferPool(terms.buffers + DEPTH + 1)
         self._frames: queue.Queue[ReadFrame] = queue.Queue(DEPTH)
         self._stopping = False
         self._look = threading.Event()
@@ -69,7 +81,9 @@ class ReadAhead(threading.Thread):
                     self._look.wait(IDLE_SECONDS)
                     self._look.clear()
                 else:
+                    self.is_reading = True
                     self._read(copy)
+                    self.is_reading = False
         except KvmoveError as error:
             self.failure = error
             self._ready()
@@ -85,6 +99,11 @@ class ReadAhead(threading.Thread):
             if self.failure is not None:
                 raise self.failure from None
             return None
+
+    @property
+    def has_read(self) -> bool:
+        """Whether there is something to take."""
+        return not self._frames.empty()
 
     def look(self) -> None:
         """There may be a region to copy."""
@@ -107,9 +126,13 @@ class ReadAhead(threading.Thread):
 
     def _read(self, copy: RegionCopy) -> None:
         disk = self._disks[copy.disk]
-        use_sendfile = self._may_sendfile and not disk.is_direct
-        for frame in region_frames(disk, copy, self._pool, use_sendfile=use_sendfile):
+        use_sendfile = self._terms.may_sendfile and not disk.is_direct and not self._packer.is_active
+        pack, clock = self._packer.pack, Clock()
+        for frame in region_frames(disk, copy, self._pool, use_sendfile=use_sendfile, pack=pack):
+            if frame.file is None:  # else it is read, and counted, when it is sent
+                self._terms.times.read(copy.disk, frame.size, *clock.lap())
             self._put(ReadFrame(copy, frame))
+            clock.lap()
             if self._stopping or copy.abandoned:
                 break
         self._put(ReadFrame(copy, None))

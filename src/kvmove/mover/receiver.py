@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from kvmove.disk.interface import TargetDisk
 from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.errors import KvmoveError
+from kvmove.model.time_spent import DestinationTime
 from kvmove.mover.background_sync import BackgroundSync
 from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
-from kvmove.wire import frames
+from kvmove.wire import compressed, frames
 from kvmove.wire.frames import FrameError, FrameKind
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class DiskReceiver:
         self._streams: dict[int, _StreamReceiver] = {}
         self._fenced: set[int] = set()
         self._stopping = threading.Event()
+        self._times = DestinationTime()
         self._syncer = BackgroundSync(disks, lambda error: self.fail(error.detail))
         self._syncer.start()
 
@@ -72,7 +75,9 @@ class DiskReceiver:
 
     def stream_ended(self, number: int) -> None:
         with self._lock:
-            self._streams.pop(number, None)
+            receiver = self._streams.pop(number, None)
+            if receiver is not None:
+                self._times = _sum([self._times, receiver.times()])
 
     def fence(self, number: int) -> None:
         """Make sure that nothing more of stream `number` is ever applied; returns when that is so."""
@@ -94,6 +99,13 @@ class DiskReceiver:
         :raise KvmoveError: the storage failed.
         """
         self._syncer.sync()
+
+    def times(self) -> DestinationTime:
+        """Where the time of all streams' threads went, those that have ended included."""
+        with self._lock:
+            living = [receiver.times() for receiver in self._streams.values()]
+            whole = _sum([self._times, *living])
+        return whole.model_copy(update={"sync_seconds": round(self._syncer.seconds, 3)})
 
     def fail(self, reason: str) -> None:
         self.failure = self.failure or reason
@@ -125,9 +137,19 @@ class _StreamReceiver:
         self._since_ack = 0
         self._is_awaited = False  # something else than a bulk frame was applied: a guest may wait for it
         self._lingered = False
+        self._scratch: memoryview | None = None
+        self._began = time.monotonic()
+        self._waited = self._wrote = 0.0
+
+    def times(self) -> DestinationTime:
+        """Where its thread's time went; from any thread."""
+        waited, wrote = self._waited, self._wrote
+        rest = max(time.monotonic() - self._began - waited - wrote, 0.0)
+        return DestinationTime(input_wait=waited, write_seconds=wrote, work_seconds=rest)
 
     def run(self) -> None:
         yield_to_guests()
+        self._began = time.monotonic()
         try:
             while True:
                 self._step()
@@ -166,7 +188,9 @@ class _StreamReceiver:
             return
         self.stream.wake_at(self._missing())
         is_owed = self._applied > self._acknowledged
+        began = time.monotonic()
         self._lingered = not self.stream.wait(ACK_LINGER if is_owed else 1.0)
+        self._waited += time.monotonic() - began
 
     def _is_ack_due(self, *, idle: bool) -> bool:
         if self._since_ack >= ACK_BYTES or self._lingered:
@@ -178,7 +202,7 @@ class _StreamReceiver:
         if self._filled < frames.HEADER_SIZE:
             return frames.HEADER_SIZE - self._filled
         frame = frames.decode(self._buffer)
-        whole = frames.HEADER_SIZE + (frame.length if frame.kind is FrameKind.DATA else 0)
+        whole = frames.HEADER_SIZE + (frame.length if frame.kind in frames.WITH_PAYLOAD else 0)
         return max(whole - self._filled, 1)
 
     def _apply_complete_frames(self) -> None:
@@ -186,26 +210,52 @@ class _StreamReceiver:
         while self._filled - at >= frames.HEADER_SIZE:
             frame = frames.decode(self._buffer, at)
             body = at + frames.HEADER_SIZE
-            if frame.kind is FrameKind.DATA:
+            size = frame.length
+            if frame.kind in frames.WITH_PAYLOAD:
                 if self._filled - body < frame.length:
                     break
-                self._disk(frame).write_at(frame.offset, self._buffer[body : body + frame.length])
+                size = self._apply_data(frame, self._buffer[body : body + frame.length])
                 at = body + frame.length
             else:
                 self._apply_bodyless(frame)
                 at = body
             self._applied += 1
-            self._is_awaited |= frame.kind is not FrameKind.DATA or frame.length < BULK_FRAME
-            self._since_ack += frame.length
-            self._owner.applied(frame.length)
+            self._is_awaited |= frame.kind is not FrameKind.DATA_ZSTD and (
+                frame.kind is not FrameKind.DATA or frame.length < BULK_FRAME
+            )
+            self._since_ack += size
+            self._owner.applied(size)
         if at:
             left = self._filled - at
             self._buffer[:left] = self._buffer[at : self._filled]
             self._filled = left
 
+    def _apply_data(self, frame: frames.Frame, payload: memoryview) -> int:
+        """Write the data of a frame; how many bytes it was."""
+        if frame.kind is FrameKind.FAILED:
+            raise FrameError("the source sent a frame of kind FAILED")
+        if frame.kind is FrameKind.DATA_ZSTD:
+            frame = frame._replace(length=compressed.declared_length(payload))
+            self._disk(frame)  # before anything is unpacked
+            payload = self._unpacked(payload)
+        disk, began = self._disk(frame), time.monotonic()
+        disk.write_at(frame.offset, payload)
+        self._wrote += time.monotonic() - began
+        return frame.length
+
+    def _unpacked(self, payload: memoryview) -> memoryview:
+        """The data, at the start of a page, so that it goes to the disk without another copy."""
+        data = compressed.unpack(payload)
+        if self._scratch is None:
+            self._scratch = aligned_buffer(frames.MAX_PAYLOAD)
+        self._scratch[: len(data)] = data
+        return self._scratch[: len(data)]
+
     def _apply_bodyless(self, frame: frames.Frame) -> None:
         if frame.kind is FrameKind.ZEROES:
-            self._disk(frame).write_zeroes(frame.offset, frame.length)
+            disk, began = self._disk(frame), time.monotonic()
+            disk.write_zeroes(frame.offset, frame.length)
+            self._wrote += time.monotonic() - began
         elif frame.kind is FrameKind.FENCE:
             self._owner.fence(frame.offset)
         else:
@@ -218,3 +268,11 @@ class _StreamReceiver:
         if frame.offset + frame.length > disk.size:
             raise FrameError(f"{frame.length} bytes at {frame.offset} are beyond the end of disk {frame.disk}")
         return disk
+
+
+def _sum(times: list[DestinationTime]) -> DestinationTime:
+    return DestinationTime(
+        input_wait=round(sum(it.input_wait for it in times), 3),
+        write_seconds=round(sum(it.write_seconds for it in times), 3),
+        work_seconds=round(sum(it.work_seconds for it in times), 3),
+    )

@@ -19,13 +19,15 @@ from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.log_context import inherited
 from kvmove.mover.bulk_copy import CHUNK, SMALL, BulkFrame
 from kvmove.mover.dispatcher import WritePiece
-from kvmove.mover.read_ahead import ReadAhead
+from kvmove.mover.read_ahead import ReadAhead, ReadTerms
 from kvmove.mover.region_map import RegionCopy
 from kvmove.mover.shares import Pace
 from kvmove.mover.stream_watch import RETRY_FIRST, next_wait
+from kvmove.mover.time_spent import StreamTimes, Wait
 from kvmove.mover.worker import Engine
 from kvmove.transport.priority import yield_to_guests
 from kvmove.transport.stream import Stream, StreamLost
+from kvmove.transport.tcp_info import TcpInfo
 from kvmove.wire import frames
 from kvmove.wire.frames import FrameKind
 
@@ -54,6 +56,7 @@ class Sender(threading.Thread):
         """Why no stream is open; empty while one is, and before the first attempt has ended."""
         self.pace = Pace()
         self._left_because = ""
+        self.times = StreamTimes(nic)
         self._engine = engine
         self._open = open_stream
         self._slot = slot
@@ -83,6 +86,11 @@ class Sender(threading.Thread):
         stream = self.stream
         return stream.bytes_sent if stream is not None else 0
 
+    def tcp_info(self) -> TcpInfo:
+        """See `worker.Worker`."""
+        stream = self.stream
+        return stream.tcp_info() if stream is not None else TcpInfo()
+
     def wake(self) -> None:
         """From any thread: there is something to send."""
         stream, reader = self.stream, self._reader
@@ -111,9 +119,9 @@ class Sender(threading.Thread):
         stream.probe_often()
         self.number = stream.number
         self._engine.stream_opened(self)
-        self._reader = ReadAhead(
-            self._engine.disks, self._claim, stream.wake, may_sendfile=not stream.encrypted, buffers=BUFFERS
-        )
+        self.times.opened(time.monotonic())
+        terms = ReadTerms(not stream.encrypted, BUFFERS, self._engine.compression, self._engine.times)
+        self._reader = ReadAhead(self._engine.disks, self._claim, stream.wake, terms)
         reason = "the move ended"
         try:
             self._reader.start()
@@ -131,6 +139,7 @@ class Sender(threading.Thread):
         finally:
             self._reader.stop()
             self._reader = None
+            self.times.closed(time.monotonic(), stream.tcp_info(), stream.bytes_sent)
             stream.close()
             self.trouble = reason
             self._engine.stream_closed(self, reason)
@@ -147,7 +156,18 @@ class Sender(threading.Thread):
         if self._take_acknowledgements(stream):
             self._engine.progress_made()
         elif stream.unsent >= WINDOW or not self._queue_next(stream):
+            why, began = self._waits_for(stream), time.monotonic()
             stream.wait(LINGER if not stream.unsent else 0.1)
+            self.times.waited[why] += time.monotonic() - began
+
+    def _waits_for(self, stream: Stream) -> Wait:
+        """Nothing more can be queued now: why. What the kernel has not taken yet, the network holds up."""
+        if stream.unsent:
+            return Wait.SOCKET
+        reader = self._reader
+        if (reader is not None and reader.has_read) or self._engine.dispatcher.streams[self.number].queue:
+            return Wait.CAP
+        return Wait.READER if reader is not None and reader.is_reading else Wait.IDLE
 
     # What is sent next.
 
@@ -182,17 +202,25 @@ class Sender(threading.Thread):
                 return True
             wanted = dispatcher.frames_queued(read.copy, frame.count, frame.size)
         if wanted:
-            self._queue_frame(stream, frame)
+            self._queue_frame(stream, frame, read.copy.disk)
         elif frame.buffer is not None:
             frame.buffer.release()
         return True
 
-    def _queue_frame(self, stream: Stream, frame: BulkFrame) -> None:
+    def _file_read(self, disk: int) -> Callable[[int, float], None]:
+        """Counts what the kernel read of the disk's file while it sent it."""
+
+        def count(size: int, seconds: float) -> None:
+            self._engine.times.read(disk, size, seconds, 0.0)
+
+        return count
+
+    def _queue_frame(self, stream: Stream, frame: BulkFrame, disk: int) -> None:
         apart = frame.size if frame.file is not None or frame.data is not None else 0
         self._engine.bandwidth.sent_bulk(len(frame.encoded) + apart)
         stream.queue(frame.encoded)
         if frame.file is not None:
-            stream.queue_file(frame.file, frame.file_offset, frame.size)
+            stream.queue_file(frame.file, frame.file_offset, frame.size, self._file_read(disk))
         elif frame.data is not None:
             stream.queue(frame.data, frame.buffer.release if frame.buffer is not None else None)
 

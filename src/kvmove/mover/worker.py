@@ -12,8 +12,11 @@ from typing import Protocol
 
 from kvmove.disk.interface import SourceDisk
 from kvmove.errors import KvmoveError
+from kvmove.mover.compression import Compression
 from kvmove.mover.dispatcher import Dispatcher
+from kvmove.mover.time_spent import ReadTimes, StreamTimes
 from kvmove.transport.bandwidth import Bandwidth
+from kvmove.transport.tcp_info import TcpInfo
 
 
 class Worker(Protocol):
@@ -28,12 +31,18 @@ class Worker(Protocol):
     number: int
     """Of the stream that it has open; -1 before the first."""
 
+    times: StreamTimes
+    """Where its time went."""
+
     @property
     def ident(self) -> int | None: ...
 
     @property
     def bytes_sent(self) -> int:
         """What the NIC has sent for the stream that is open; bytes."""
+
+    def tcp_info(self) -> TcpInfo:
+        """Of the stream that is open; zeroes without one."""
 
     def start(self) -> None: ...
 
@@ -54,6 +63,8 @@ class Engine(Protocol):
     disks: Sequence[SourceDisk]
     stopping: threading.Event
     bandwidth: Bandwidth
+    compression: Compression
+    times: ReadTimes
 
     def new_number(self) -> int:
         """A number for a stream that no other of this move has had."""

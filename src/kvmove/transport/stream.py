@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from kvmove.transport import liveness
 from kvmove.transport.buffer_sizes import FIRST, BufferSize
+from kvmove.transport.tcp_info import TcpInfo, read_tcp_info
 
 UNSENT_LOW = 1024 * 1024
 """TCP_NOTSENT_LOWAT, bytes: the kernel reports a socket writable only below this, so most of what waits stays with us,
@@ -65,6 +66,7 @@ class _Output:
     offset: int
     left: int
     done: Callable[[], None] | None
+    read: Callable[[int, float], None] | None = None
 
 
 class Stream:
@@ -96,9 +98,10 @@ class Stream:
         self._output.append(_Output(memoryview(data), -1, 0, len(data), done))
         self.unsent += len(data)
 
-    def queue_file(self, file: int, offset: int, length: int) -> None:
-        """Send a range of an open file, without copying it here; only where the stream is not encrypted."""
-        self._output.append(_Output(None, file, offset, length, None))
+    def queue_file(self, file: int, offset: int, length: int, read: Callable[[int, float], None] | None = None) -> None:
+        """Send a range of an open file, without copying it here; only where the stream is not encrypted. `read` is told
+        how many bytes went in how many seconds, in which the file may have been waited for."""
+        self._output.append(_Output(None, file, offset, length, None, read))
         self.unsent += length
 
     def flush(self) -> None:
@@ -132,10 +135,13 @@ class Stream:
         return True
 
     def _send_file(self, first: _Output) -> bool:
+        began = time.monotonic()
         try:
             sent = os.sendfile(self.sock.fileno(), first.file, first.offset, first.left)
         except BlockingIOError:
             return False
+        if first.read is not None:
+            first.read(sent, time.monotonic() - began)
         if sent == 0:
             raise StreamLost("the file to send is shorter than it was")
         first.offset += sent
@@ -292,6 +298,13 @@ class Stream:
         if left <= 0:
             raise StreamLost("the peer did not answer in time")
         self.wait(left)
+
+    def tcp_info(self) -> TcpInfo:
+        """From any thread: what the kernel tells of the connection; zeroes of one that is closed."""
+        with self._closing, contextlib.suppress(OSError):
+            if not self._closed:
+                return read_tcp_info(self.sock)
+        return TcpInfo()
 
     # The end.
 

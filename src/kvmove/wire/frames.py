@@ -8,6 +8,7 @@ Every frame begins with a header of 16 bytes, big-endian: kind (1), flags (1), d
     FENCE    source       none           stop stream `offset`; once acknowledged, nothing more of it is applied
     ACK      destination  none           all frames up to number `offset` (counted from 1) of this stream are applied
     FAILED   destination  length bytes   UTF-8: why the destination cannot go on with this move (disk full, I/O error)
+    DATA_ZSTD  source     length bytes   data of offset, compressed (see `compressed`), for a destination that knows it
 
 A stream applies its frames in order; acknowledged means applied. The frame's number is not sent: both count.
 """
@@ -35,10 +36,20 @@ class FrameKind(IntEnum):
     FENCE = 3
     ACK = 4
     FAILED = 5
+    DATA_ZSTD = 6
+
+
+WITH_PAYLOAD = frozenset({FrameKind.DATA, FrameKind.DATA_ZSTD, FrameKind.FAILED})
+"""Kinds of which `length` bytes follow the header."""
+
+FROM_SOURCE = (FrameKind.DATA, FrameKind.ZEROES, FrameKind.FENCE, FrameKind.DATA_ZSTD)
+"""What a destination of this version takes."""
+
+_LONGEST = {FrameKind.DATA: MAX_PAYLOAD, FrameKind.DATA_ZSTD: MAX_PAYLOAD, FrameKind.FAILED: MAX_REASON}
 
 
 class Frame(NamedTuple):
-    """A decoded header. `length` is that of the payload for DATA and of the zeroed range for ZEROES (bytes)."""
+    """A decoded header. `length` (bytes) is that of the payload, for ZEROES that of the zeroed range."""
 
     kind: FrameKind
     disk: int
@@ -52,6 +63,10 @@ class FrameError(ValueError):
 
 def data_header(disk: int, offset: int, length: int) -> bytes:
     return HEADER.pack(FrameKind.DATA, 0, disk, length, offset)
+
+
+def zstd_header(disk: int, offset: int, length: int) -> bytes:
+    return HEADER.pack(FrameKind.DATA_ZSTD, 0, disk, length, offset)
 
 
 def zeroes(disk: int, offset: int, length: int) -> bytes:
@@ -77,8 +92,8 @@ def decode(buffer: bytes | bytearray | memoryview, start: int = 0) -> Frame:
     :raise FrameError: unknown kind, flags that this version does not know, or a payload above MAX_PAYLOAD.
     """
     kind, flags, disk, length, offset = HEADER.unpack_from(buffer, start)
-    if not FrameKind.DATA <= kind <= FrameKind.FAILED or flags:
+    if not FrameKind.DATA <= kind <= FrameKind.DATA_ZSTD or flags:
         raise FrameError(f"frame of kind {kind} with flags {flags:#x} is not known")
-    if length > {FrameKind.DATA: MAX_PAYLOAD, FrameKind.FAILED: MAX_REASON}.get(FrameKind(kind), length):
+    if length > _LONGEST.get(FrameKind(kind), length):
         raise FrameError(f"frame with {length} bytes is longer than may be")
     return Frame(FrameKind(kind), disk, length, offset)
