@@ -71,10 +71,11 @@ class _Sums:
 
 
 def find_bottleneck(spent: WhereTimeWent, terms: Terms) -> Bottleneck | None:
-    """None: too little was done to tell, or nothing of it says what was waited for."""
+    """That of the disks' copy, or of the memory's where no disk was copied. None: too little was done to tell, or
+    nothing of it says what was waited for."""
     sums = _sums(spent.streams)
     if sums.active < LEAST_SECONDS:
-        return _of_memory(spent, terms)
+        return memory_bottleneck(spent, terms)
     if all(not stream.nic for stream in spent.streams):
         return _within_host(spent, sums, terms)
     parts = {"working": sums.working, "reading": sums.reading, "sending": sums.sending, "capped": sums.capped}
@@ -122,11 +123,11 @@ def _processor(share: float, sums: _Sums, what: str) -> Bottleneck:
 def _capped(sums: _Sums, terms: Terms) -> Bottleneck:
     share = sums.capped / sums.active
     waited = f"{_percent(share)} of the time the copy waited for it"
-    if not terms.cap or terms.slowed_seconds > HALF * sums.span * share:
+    if terms.slowed_seconds > HALF * sums.span * share:
         sentence = f"The limit on how long guest writes are held was the limit: {waited}, at {format_rate(sums.rate)}."
         return _said(Limit.WRITE_LATENCY, share, sentence)
-    cap = format_rate(terms.cap)
-    return _said(Limit.CAP, share, f"The cap of {cap} was the limit: {waited}, at {format_rate(sums.rate)}.")
+    cap = f"of {format_rate(terms.cap)}" if terms.cap else "that was set for a time"
+    return _said(Limit.CAP, share, f"The cap {cap} was the limit: {waited}, at {format_rate(sums.rate)}.")
 
 
 def _reading(spent: WhereTimeWent, sums: _Sums) -> Bottleneck:
@@ -223,8 +224,8 @@ def _with_sent(sums: _Sums, spent: WhereTimeWent) -> _Sums:
     )  # fmt: skip
 
 
-def _of_memory(spent: WhereTimeWent, terms: Terms) -> Bottleneck | None:
-    """Of memory alone: how full the network was."""
+def memory_bottleneck(spent: WhereTimeWent, terms: Terms) -> Bottleneck | None:
+    """That of the memory's copy alone, as far as the network or the cap was full; else None."""
     if spent.memory_seconds < LEAST_SECONDS:
         return None
     rate, speed = spent.memory_bytes / spent.memory_seconds, sum(terms.speeds.values())

@@ -90,6 +90,7 @@ class MoveBoard:
     def enter(self, phase: Phase) -> None:
         """The next phase begins."""
         self._note_time()
+        self._collect()
         self.course = phases.enter(self.course, phase)
         log.info("move %s: %s", self.plan.move_id, phase)
 
@@ -118,7 +119,8 @@ class MoveBoard:
 
     def heard(self, answer: Mapping[str, Any]) -> None:
         """What the destination tells of itself."""
-        self._time.heard(answer)
+        if self.course.phase is Phase.COPYING_DISKS:
+            self._time.heard(answer)
 
     def note(self, what: str) -> None:
         """Something is otherwise from now on, and why: for the report."""
@@ -205,8 +207,7 @@ class MoveBoard:
             self._snapshots, self._disk_nics = self._disks.snapshot()
             self._slow_down(*self._disks.slowed)
             self._tell_of_nics(self._disks.nics.news())
-            changed = self._time.collect(self._disks)
-            if changed:
+            if self.course.phase is Phase.COPYING_DISKS and (changed := self._time.collect(self._disks)):
                 self.note(changed)
         memory = self._relay.sent() if self._relay is not None else {}
         for nic in {*self._disk_nics, *memory}:
@@ -272,6 +273,8 @@ class MoveBoard:
         )
 
     def _bottleneck(self) -> Bottleneck | None:
+        if self.course.phase is Phase.COPYING_MEMORY:
+            return self._time.memory_bottleneck(self._memory_time(), self.bandwidth)
         return self._time.bottleneck(self._memory_time(), self._slowed[1], self.bandwidth)
 
     def _memory_time(self) -> tuple[float, int]:

@@ -1,6 +1,7 @@
 """Collects where the time of one move went, from the disks' threads and from the destination's answers.
 
-Figures only grow within a move. What was collected last stays when the threads have ended.
+Figures only grow within a move. They are those of the disks' copy: while memory is sent, the streams carry what the
+guest writes alone, and have next to nothing to wait for, so nothing is collected then.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kvmove.migration.bottleneck import Terms, find_bottleneck
+from kvmove.migration.bottleneck import Terms, find_bottleneck, memory_bottleneck
 from kvmove.model.move import MovePlan
 from kvmove.model.time_spent import Bottleneck, Compressed, DestinationTime, DiskTime, StreamTime, WhereTimeWent
 from kvmove.mover.compression import Compression
@@ -30,7 +31,8 @@ class TimeSpent:
         self._was_on = False
 
     def heard(self, answer: Mapping[str, Any]) -> None:
-        """What the destination answered; of another version it may tell other things, or nothing."""
+        """What the destination answered while disks were copied; of another version it may tell other things, or
+        nothing."""
         if times := answer.get("times"):
             try:
                 self._destination = DestinationTime.model_validate(times)
@@ -38,7 +40,7 @@ class TimeSpent:
                 return
 
     def collect(self, disks: DiskMove) -> str:
-        """Take the threads' figures. What is worth a note in the report, if anything."""
+        """Take the threads' figures, while disks are copied. What is worth a note in the report, if anything."""
         self._disks = _of_disks(self._plan, disks.figures())
         if self._plan.over_storage or not self._plan.routes:
             return ""
@@ -55,8 +57,14 @@ class TimeSpent:
 
     def bottleneck(self, memory: tuple[float, int], slowed_seconds: float, cap: int) -> Bottleneck | None:
         """What was waited for most so far; `cap` in bytes/s, 0: none."""
-        speeds = {route.nic: route.speed for route in self._plan.routes}
-        return find_bottleneck(self.spent(*memory), Terms(speeds, cap, slowed_seconds))
+        return find_bottleneck(self.spent(*memory), self._terms(slowed_seconds, cap))
+
+    def memory_bottleneck(self, memory: tuple[float, int], cap: int) -> Bottleneck | None:
+        """The same of the memory's copy alone."""
+        return memory_bottleneck(self.spent(*memory), self._terms(0.0, cap))
+
+    def _terms(self, slowed_seconds: float, cap: int) -> Terms:
+        return Terms({route.nic: route.speed for route in self._plan.routes}, cap, slowed_seconds)
 
 
 def _of_disks(plan: MovePlan, figures: MoveFigures) -> WhereTimeWent:
