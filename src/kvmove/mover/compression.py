@@ -93,14 +93,13 @@ class Compression:
         `streams` what the streams waited for."""
         if self._mode is not Compress.AUTO or (self._looked is not None and now - self._looked < LOOK_SECONDS):
             return
-        first, seconds = self._looked is None, now - (self._looked or now)
-        self._looked = now
+        looked, self._looked = self._looked, now
         figures = (*network_wait(streams()), copied())
         idle = self._idle()
         before, self._at = self._at, figures
         with self._lock:
             (frames, whole, small), self._seen = self._seen, (0, 0, 0)
-        if first or seconds <= 0:
+        if looked is None:
             return
         spent, wire, moved = (new - old for new, old in zip(figures, before, strict=True))
         self._policy.look(
@@ -110,7 +109,7 @@ class Compression:
                 idle_share=idle,
                 frames=frames,
                 ratio=small / whole if whole else 1.0,
-                rate=moved / seconds,
+                rate=moved / (now - looked),
                 size=int(moved),
             ),
         )
