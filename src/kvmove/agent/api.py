@@ -18,7 +18,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from kvmove.agent.metrics import AgentMetrics
-from kvmove.agent.moves import Moves
+from kvmove.agent.moves import Moves, ticket_of
 from kvmove.agent.probes import Probes
 from kvmove.agent.samples import Samples
 from kvmove.agent.vms import VmManager
@@ -48,6 +48,12 @@ class PlanAndTicket(Strict):
     """What the manager sends to both hosts of a move."""
 
     plan: MovePlan
+    ticket: str
+
+
+class Ticket(Strict):
+    """What a source proves new streams with."""
+
     ticket: str
 
 
@@ -104,6 +110,7 @@ class AgentApi:
                 web.post("/v1/incoming", self._expect),
                 web.get("/v1/incoming/{id}", self._incoming),
                 web.post("/v1/incoming/{id}/bring", self._bring),
+                web.post("/v1/incoming/{id}/resume", self._resume_incoming),
                 web.post("/v1/incoming/{id}/{step:prepare|sync|digest|take-over|abandon}", self._incoming_step),
             ]
         )
@@ -248,6 +255,12 @@ class AgentApi:
         move = self._moves.incoming(request.match_info["id"], caller.name)
         with logged_as(move.plan):
             return _answer(await move.bring(await _parse(request, Bases)))
+
+    async def _resume_incoming(self, request: web.Request) -> web.StreamResponse:
+        caller = require(_peer(request), Role.AGENT)
+        move = self._moves.incoming(request.match_info["id"], caller.name)
+        with logged_as(move.plan):
+            return _answer(await move.resume(ticket_of((await _parse(request, Ticket)).ticket)))
 
     async def _incoming_step(self, request: web.Request) -> web.StreamResponse:
         caller = require(_peer(request), Role.AGENT)

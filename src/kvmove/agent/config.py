@@ -99,12 +99,14 @@ class DatastoreConfig(Strict):
 
 
 class MoveConfig(Strict):
-    """Bounds of a move. `forward_buffer` in bytes; no mirrored write of a guest waits over `write_deadline_ms`."""
+    """Bounds of a move. `forward_buffer` in bytes; no mirrored write of a guest waits over `write_deadline_ms`. A copy
+    of disks whose destination is out of reach waits `give_up_seconds` for it."""
 
     forward_buffer: Annotated[Size, Field(ge=MIB)] = 64 * MIB
     write_deadline_ms: Annotated[int, Field(ge=100, le=60_000)] = 2000
     keep_source_seconds: Annotated[int, Field(ge=0)] = 3600
     streams_per_nic: Annotated[int, Field(ge=1, le=16)] = 2
+    give_up_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
 
 
 class LoadConfig(Strict):

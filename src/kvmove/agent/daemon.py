@@ -35,6 +35,7 @@ from kvmove.client.renewal import Renewal
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, NotAllowed
 from kvmove.logs import RecentLines, set_up_logging
+from kvmove.migration.destination import incoming_socket
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import Journal
 from kvmove.model.host import HostInfo
@@ -141,7 +142,9 @@ def _parts(
     deadline = config.move.write_deadline_ms / 1000
     run = config.run / "moves"
     run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for leftover in run.iterdir():
+    incoming = Journal(config.state, "incoming")
+    waiting = {incoming_socket(run, journal.path.stem) for journal in incoming.unfinished()}
+    for leftover in set(run.iterdir()) - waiting:  # a QEMU that waits for memory listens still
         leftover.unlink()  # sockets of an agent that died
     return HostParts(
         name=config.name,
@@ -150,13 +153,14 @@ def _parts(
         registry=registry,
         listener=listener,
         outgoing=Journal(config.state, "outgoing"),
-        incoming=Journal(config.state, "incoming"),
+        incoming=incoming,
         pki=config.pki,
         run=run,
         mover=MoverSettings(
             forward_buffer=config.move.forward_buffer,
             budget=deadline * BUDGET_SHARE,
             write_deadline=deadline,
+            give_up=config.move.give_up_seconds,
             streams_per_route=config.move.streams_per_nic,
         ),
         keep_source=config.move.keep_source_seconds,

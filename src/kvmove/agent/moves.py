@@ -76,9 +76,9 @@ class Moves:
         if plan.kind is MoveKind.STORAGE:
             move = StorageMove(self._host, plan, board)
         elif plan.power is Power.OFF:
-            move = OffMove(self._host, plan, _ticket(ticket), board)
+            move = OffMove(self._host, plan, ticket_of(ticket), board)
         else:
-            move = SourceMove(self._host, plan, _ticket(ticket), board)
+            move = SourceMove(self._host, plan, ticket_of(ticket), board)
         self._host.vms.begin_move(plan.vm.uuid, plan.move_id, plan.epoch)
         self._boards[plan.move_id] = board
         self._outgoing[plan.move_id] = move
@@ -167,7 +167,7 @@ class Moves:
         for forgotten in self._host.incoming.forget_old():
             self._incoming.pop(forgotten, None)
         if plan.move_id not in self._incoming:
-            self._incoming[plan.move_id] = IncomingMove(self._host, plan, _ticket(ticket))
+            self._incoming[plan.move_id] = IncomingMove(self._host, plan, ticket_of(ticket))
             with logged_as(plan):
                 log.info("VM %s will come from %s", plan.vm.name, plan.source.name)
 
@@ -271,7 +271,8 @@ def _ended(journal: MoveJournal) -> MoveStatus:
     return MoveStatus.model_validate(journal.steps[Step.ENDED]["status"])
 
 
-def _ticket(text: str) -> bytes:
+def ticket_of(text: str) -> bytes:
+    """:raise InvalidInput: it is none."""
     try:
         return bytes.fromhex(text)
     except ValueError as error:

@@ -199,6 +199,11 @@ class AgentClient:
         path = f"/v1/incoming/{segment(move_id)}/bring"
         return await self._http.ask(_FACTS, "POST", path, bases, timeout=_CHANGE_TIMEOUT)
 
+    async def resume_incoming(self, move_id: str, ticket: str) -> dict[str, Any]:
+        """The source goes on with the copy of the disks after a restart of either agent, over streams of `ticket`."""
+        path = f"/v1/incoming/{segment(move_id)}/resume"
+        return await self._http.ask(_FACTS, "POST", path, {"ticket": ticket}, timeout=_CHANGE_TIMEOUT)
+
     async def prepare_incoming(
         self, move_id: str, body: Mapping[str, Any], timeout: float = _CHANGE_TIMEOUT
     ) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The destination's part of a move, from the manager's word that one will come to the VM here or to nothing.
 
     expect -> (bring ->) prepare -> sync -> take_over -> TAKEN
+    resume, while disks are copied: either agent was restarted, and the source goes on where it was
     abandon, from any step before the commit -> nothing left
 
 `take_over` is the hand-over: the registry's compare-and-swap decides whether this host owns the VM; only then, and only
@@ -71,6 +72,11 @@ async def pause() -> None:
     await asyncio.sleep(REGISTRY_PAUSE)
 
 
+def incoming_socket(run: Path, move_id: str) -> Path:
+    """Where a QEMU that waits for the memory of this move listens."""
+    return run / f"{move_id}-in.sock"
+
+
 OWNED = frozenset({IncomingState.TAKEN, IncomingState.CRASHED})
 OVER = OWNED | {IncomingState.RETURNED, IncomingState.DISCARDED}
 
@@ -108,6 +114,7 @@ class IncomingMove:
             "digests": self._disks.digests,
             "frames": [kind.name for kind in FROM_SOURCE],
             "times": self._disks.times(),
+            "incarnation": self._disks.incarnation,
         }
 
     def _qemu_failure(self, instance: Instance) -> str:
@@ -162,10 +169,55 @@ class IncomingMove:
                 await self._discard()
                 raise
             self._take_streams()
+            self._journal.note(Step.WAITING, {})
             self.state = IncomingState.PREPARED
             log.info("move %s: ready to take VM %s in", self.plan.move_id, self.plan.vm.name)
             await reach("destination-prepared")
             return self.status()
+
+    async def resume(self, ticket: bytes) -> dict[str, Any]:
+        """The source goes on with the copy of the disks: its agent was restarted, or this one. Streams come anew, with
+        `ticket`; those of before are dead. A QEMU that has waited all the time proves that the host was not restarted,
+        so what was applied to a raw image is there. May be called again.
+
+        :raise Busy: this cannot be gone on with; what is here stays as it is, for `abandon`.
+        :raise KvmoveError: it does not work now.
+        """
+        async with self.lock:
+            if self.state is IncomingState.INTERRUPTED:
+                await self._reopen()
+            elif self.state is IncomingState.PREPARED and self._instance is not None:
+                await self._require_no_memory(self._instance)
+                await self._disks.take_anew()
+            else:
+                raise Busy(f"move {self.plan.move_id} is {self.state} here")
+            self._ticket = ticket
+            self._take_streams()
+            self.state = IncomingState.PREPARED
+            log.info("move %s: the copy of the disks goes on", self.plan.move_id)
+            return self.status()
+
+    async def _reopen(self) -> None:
+        """What this agent's forerunner had made ready, as long as nothing but disks has come."""
+        if not self._journal.has(Step.WAITING) or self._journal.has(Step.CONT_INTENT):
+            raise Busy(f"move {self.plan.move_id} had not come to the copy of its disks here, or was past it")
+        instance = await self._host.vms.adopt_incoming(self.plan.vm, self.plan.move_id)
+        if instance is None or not instance.process.is_alive():
+            raise Busy(f"the QEMU that waited for VM {self.plan.vm.name} has ended")
+        self._migration = await self._require_no_memory(instance)
+        try:
+            await self._disks.reopen()
+        except BaseException:
+            await self._disks.stop()
+            raise
+        self._instance = instance
+        self._relay = DestinationRelay(self._socket)
+
+    async def _require_no_memory(self, instance: Instance) -> Migration:
+        migration = Migration(instance.monitor, await find_features(instance.monitor))
+        if (status := (await migration.info()).status) not in (Status.NONE, Status.SETUP):
+            raise Busy(f"the memory of VM {self.plan.vm.name} has begun to come: it is {status} here")
+        return migration
 
     async def _start_qemu(self) -> None:
         self._instance = await self._host.vms.start_incoming(self.plan.vm, self.plan.move_id)
@@ -342,7 +394,7 @@ class IncomingMove:
     @property
     def _socket(self) -> Path:
         """Where the waiting QEMU listens. A QEMU that dies leaves it."""
-        return self._host.run / f"{self.plan.move_id}-in.sock"
+        return incoming_socket(self._host.run, self.plan.move_id)
 
     async def _stop_threads(self) -> None:
         self._socket.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
     bring       images below the disks, which the datastores lack, come first, as disks that nobody writes to
     make        partial folders and images; streams are taken, unless the source writes the images by itself
+    reopen      what a dead agent of this host had made, as it lies there: `make` is not done again
     sync        all is durable and nobody writes any more; with `verify` the disks are frozen as they are
     commit      the folders are whole: the VM is handed over
     discard     nothing is left
@@ -15,6 +16,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from uuid import uuid4
 
 from kvmove.disk.clone import clone
 from kvmove.disk.datastore import Datastore
@@ -30,10 +32,15 @@ from kvmove.transport.stream import Stream, StreamLost
 
 
 class IncomingDisks:
-    """Those of one move. `digests` are known after `find_digests`; those of disks that could not be frozen before."""
+    """Those of one move. `digests` are known after `find_digests`; those of disks that could not be frozen before.
+
+    `incarnation` names this opening of the images: in another, what was acknowledged of an image that a storage daemon
+    writes may be lost, for that dies with its agent.
+    """
 
     def __init__(self, host: HostParts, plan: MovePlan) -> None:
         self.digests: dict[str, str] = {}
+        self.incarnation = uuid4().hex
         self._host = host
         self._plan = plan
         self._vm = plan.vm.uuid
@@ -86,8 +93,27 @@ class IncomingDisks:
             await asyncio.to_thread(store.begin_incoming, self._vm, self._plan.move_id, coming[store.name])
             below = self._bases.under(placement)
             await asyncio.to_thread(store.create_disk, self._vm, disk, reserve=placement.space, below=below)
+        await self.reopen()
+
+    async def reopen(self) -> None:
+        """Open what `make` has made.
+
+        :raise KvmoveError: an image cannot be opened; `stop` what is open.
+        """
         if not self._plan.over_storage:
             await self._targets.open()
+        self._receiver = DiskReceiver(list(self._targets.disks))
+
+    async def take_anew(self) -> None:
+        """End all streams: nothing more of them is applied. Those that come from now on are another source's, and
+        their numbers begin anew.
+
+        :raise MoveFailed: a disk could not be written.
+        """
+        receiver = self._receiver
+        if receiver is None or receiver.failure:
+            raise MoveFailed(f"The disks are not open any more: {self.failure or 'the move is over'}.")
+        await asyncio.to_thread(receiver.stop)
         self._receiver = DiskReceiver(list(self._targets.disks))
 
     def _store(self, placement: DiskPlacement) -> Datastore:

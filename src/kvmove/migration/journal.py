@@ -3,11 +3,13 @@
 Invariant: a step is on stable storage before what it announces is done (write, fdatasync, and the folder at first), so
 an agent that starts again knows at least as much as anyone who acted on its word.
 
-    source       BEGAN  REACHED…  (YIELDED)  ENDED         destination   PREPARED  (CONT_INTENT)  (GIVING_BACK)  ENDED
+    source       BEGAN  REACHED…  (YIELDED)  ENDED
+    destination  PREPARED  WAITING  (CONT_INTENT)  (GIVING_BACK)  ENDED
 
 YIELDED: the destination may have been told to take over; from here the registry alone decides. CONT_INTENT: the guest
 may have run at the destination; from here nothing is given back, but what GIVING_BACK says never ran. ENDED holds how
-the move ended, for whoever asks. REACHED names the phase, only to be told; it alone is not made durable.
+the move ended, for whoever asks. REACHED names the phase, and WAITING says that the disks and the QEMU are there: what
+follows from them is nothing if the host itself was restarted, so they are not made durable.
 
 A torn last line (power loss in the middle of a write) is dropped: what it announced was not done. Secrets are never
 written here. Deliberately not here: what to do about an unfinished move (recovery).
@@ -37,6 +39,7 @@ class Step(StrEnum):
     REACHED = "reached"
     YIELDED = "yielded"
     PREPARED = "prepared"
+    WAITING = "waiting"
     CONT_INTENT = "cont-intent"
     GIVING_BACK = "giving-back"
     PUT_ASIDE = "put-aside"

@@ -15,6 +15,7 @@ from typing import Any
 from kvmove.errors import KvmoveError
 from kvmove.memory.relay_process import RelayProcess
 from kvmove.migration import phases
+from kvmove.migration.outage import Outage
 from kvmove.migration.phases import Course, HandOver
 from kvmove.migration.progress import ProgressMeter
 from kvmove.migration.time_spent import TimeSpent
@@ -61,6 +62,7 @@ class MoveBoard:
         """Why the move stands, by an operator's word or for want of one."""
         self.remark = ""
         """What the memory's convergence has to tell."""
+        self.outage = Outage(plan.destination.name)
         self.paused_by = ""
         self.waits_for_word = False
         self.bandwidth = plan.bandwidth
@@ -209,6 +211,8 @@ class MoveBoard:
             self._tell_of_nics(self._disks.nics.news())
             if self.course.phase is Phase.COPYING_DISKS and (changed := self._time.collect(self._disks)):
                 self.note(changed)
+            if (ended := self.outage.look(self._disks.alone)) is not None:
+                self.note(ended)
         memory = self._relay.sent() if self._relay is not None else {}
         for nic in {*self._disk_nics, *memory}:
             totals = self._disk_nics.get(nic, NicTotals())
@@ -235,7 +239,7 @@ class MoveBoard:
             )
             for disk, state in zip(self.plan.disks, self._snapshots, strict=False)
         )  # fmt: skip
-        message = "; ".join(said for said in (self.standing, self.message, self.remark) if said)
+        message = "; ".join(said for said in (self.standing, self.outage.remark, self.message, self.remark) if said)
         progress = self._meter.update(
             time.monotonic() - self._began, self.course.phase, disks, self._memory, tuple(self._nics.values()),
             message,

@@ -33,6 +33,7 @@ class OffMove(OutgoingMove):
             await reach("source-mirroring")
             await self._watch.during(self._copy_bulk())
         await self._watch.during(self._wait_for_word(self._disks if self.plan.disks else None))
+        await self._watch.during(self._wait_in_touch())
         self.steering.is_over()
         self._enter(Phase.SWITCHING_OVER)
         parts, timing = self._switchover_parts(), Timing()

@@ -34,10 +34,11 @@ from kvmove.migration.move_board import REGISTRY_RETRY_SECONDS, MoveBoard
 from kvmove.migration.move_record import record_before, record_under_way
 from kvmove.migration.procedure import Procedure
 from kvmove.migration.switchover import Decision, SwitchoverParts, Timing, hand_over
-from kvmove.migration.watch import MoveWatch, VmLost, vm_lost
+from kvmove.migration.watch import SILENCE_SECONDS, MoveWatch, VmLost, vm_lost
 from kvmove.model.image import Bases
 from kvmove.model.move import DiskPlacement, MovePlan, Phase, Route
 from kvmove.model.ownership import Ownership
+from kvmove.model.vm import DiskFormat
 from kvmove.mover.disk_move import DiskMove
 from kvmove.pki.contexts import client_context
 from kvmove.pki.identity import Identity, Role
@@ -54,6 +55,7 @@ log = logging.getLogger(__name__)
 
 STREAM_SECONDS = 10.0
 ANNOUNCE_SECONDS = 30.0
+TOUCH_LOOK_SECONDS = 0.1
 
 
 class OutgoingMove(Procedure):
@@ -72,6 +74,7 @@ class OutgoingMove(Procedure):
         self._is_back = False
         self._disks: DiskMove
         self._targets: TargetImages | None = None
+        self._incarnation = ""
 
     async def _carry_out(self) -> None:
         decision = await self._unless_undone(self._phases)
@@ -133,6 +136,7 @@ class OutgoingMove(Procedure):
         await self._bring_bases()
         answer = await self._destination.prepare_incoming(self.plan.move_id, {})
         self.steering.copy_terms.compression.begin(understood=knows_compressed(answer))
+        self._incarnation = answer["incarnation"]
         self._watch.destination_is_ready = True
         self._disks = await self._disk_move(undo, release)
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
@@ -232,10 +236,42 @@ class OutgoingMove(Procedure):
     # Disks.
 
     async def _copy_bulk(self) -> None:
-        """Until both sides are equal, but for what the guest writes from now on."""
+        """Until both sides are equal, but for what the guest writes from now on. A destination out of reach is waited
+        for: nothing is lost by it but time."""
+        self._be_patient()
         self._disks.start_copy()
         while not await asyncio.to_thread(self._disks.wait_copied, STREAM_SECONDS):
             log.debug("move %s: the disks are not copied yet", self.plan.move_id)
+
+    def _be_patient(self) -> None:
+        self._watch.patience = self.board.outage.give_up = self._host.mover.give_up
+        self.board.outage.silence = self._watch.silence
+        self._watch.on_restart = self._go_on_after_restart
+
+    async def _go_on_after_restart(self) -> None:
+        """The destination's agent is another process: what it had applied to images that it wrote itself is there, what
+        a storage daemon of it had written may be lost. First that is known here, then streams may come.
+
+        :raise KvmoveError: it cannot go on.
+        """
+        for number in unsafe_disks(self.plan):
+            await asyncio.to_thread(self._disks.discarded, number, (0, self.plan.disks[number].size))
+        answer = await self._destination.resume_incoming(self.plan.move_id, self._dialer.ticket.hex())
+        self._incarnation = answer["incarnation"]
+        lost = ", ".join(self.plan.disks[number].name for number in unsafe_disks(self.plan))
+        again = (
+            f"; {lost} is copied again from its beginning: what was written to a qcow2 image may be lost"
+            if lost
+            else ""
+        )
+        self.board.note(f"the agent of {self.plan.destination.name} was restarted; the copy goes on{again}")
+
+    async def _wait_in_touch(self) -> None:
+        """End the copy's patience once the destination answers, streams are open, and all is copied."""
+        while not (self._watch.is_in_touch() and self._disks.is_copied()):
+            await asyncio.sleep(TOUCH_LOOK_SECONDS)
+        self._watch.patience, self.board.outage.give_up = SILENCE_SECONDS, 0.0
+        self._watch.on_restart = None
 
     # The hand-over.
 
@@ -267,6 +303,15 @@ def knows_compressed(answer: Mapping[str, Any]) -> bool:
     """Whether the destination, which answered so, takes DATA_ZSTD frames; an older one does not say."""
     known = answer.get("frames")
     return isinstance(known, list) and FrameKind.DATA_ZSTD.name in known
+
+
+def unsafe_disks(plan: MovePlan) -> list[int]:
+    """Those that may lack what the destination's agent has acknowledged, once that agent has died: others' daemons
+    write them, and die with it."""
+    if plan.over_storage:
+        return []
+    disks = enumerate(plan.disks)
+    return [number for number, disk in disks if plan.new_disk(disk).format is not DiskFormat.RAW]
 
 
 async def require_power(host: HostParts, plan: MovePlan) -> None:

@@ -76,6 +76,7 @@ class SourceMove(OutgoingMove):
             self._enter(Phase.COPYING_DISKS)
             await self._watch.during(self._copy_disks(undo, release))
         await self._watch.during(self._wait_for_word(self._disks if self.plan.disks else None))
+        await self._watch.during(self._wait_in_touch())
         self._enter(Phase.COPYING_MEMORY)
         migration = await self._watch.during(self._copy_memory(undo))
         self.steering.is_over()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from kvmove.client.agent import AgentClient
@@ -24,9 +24,15 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.05
 ASK_SECONDS = 0.5
 SILENCE_SECONDS = 10.0
-"""So long may the destination's agent not answer before the move is given up."""
+"""So long may the destination's agent not answer before the move is given up, but while disks are copied (`patience`)."""
+
+TOUCH_SECONDS = 3.0
+"""A destination that has answered so lately is in touch."""
 
 BROKEN_SECONDS = 0.2
+
+INTERRUPTED = "interrupted"
+"""What a destination says of the move whose agent was restarted."""
 
 DEATH_SECONDS = 0.1
 """A QEMU that was killed closes its channels so long before it is seen to have ended."""
@@ -49,7 +55,8 @@ def vm_lost(plan: MovePlan) -> VmLost:
 
 class MoveWatch:
     """Watches one move; `run` ends only by raising what it saw. Without `instance` the VM is off; without
-    `destination` there is no other host in it."""
+    `destination` there is no other host in it. `patience` is how long (seconds) its agent may be silent,
+    and `on_restart` goes on after a restart of it; without, a restart ends the move."""
 
     def __init__(self, plan: MovePlan, instance: Instance | None, destination: AgentClient | None = None) -> None:
         self.cancelled = asyncio.Event()
@@ -61,15 +68,26 @@ class MoveWatch:
         self._plan = plan
         self.instance = instance
         self._destination = destination
-        self._heard = time.monotonic()
+        self._heard = self._answered = time.monotonic()
         self.heard: Callable[[Mapping[str, Any]], None] = _ignore
         """Told what the destination answers."""
+        self.patience = SILENCE_SECONDS
+        self.on_restart: Callable[[], Awaitable[None]] | None = None
         self.guest_is_off = False
         self.close = instance.monitor.on_event(self._listen) if instance is not None else _nothing
 
     def _listen(self, event: Event) -> None:
         if event.name == "SHUTDOWN":
             self.guest_is_off = True
+
+    def silence(self) -> float:
+        """Seconds since the destination's agent last answered; 0 while nothing is asked of it."""
+        return time.monotonic() - self._answered if self.destination_is_ready else 0.0
+
+    def is_in_touch(self) -> bool:
+        """Whether the destination answers, and a stream to it is open."""
+        has_stream = self.disks is None or not self._plan.disks or self.disks.alone is None
+        return has_stream and self.silence() < TOUCH_SECONDS
 
     def vm_lives(self) -> bool:
         """Whether the VM's QEMU has not ended; a VM that is off has none that could."""
@@ -168,14 +186,28 @@ class MoveWatch:
         except (NotFound, NotAllowed, Busy) as error:
             raise self._gave_up(error) from error
         except Unreachable as error:
-            if time.monotonic() - self._heard > SILENCE_SECONDS:
+            if time.monotonic() - self._heard > self.patience:
                 raise Unreachable(f"The destination's agent does not answer: {error.detail}") from error
             return
         except KvmoveError as error:
             raise MoveFailed(f"The destination cannot go on: {error.detail}") from error
-        self._heard = time.monotonic()
+        self._heard = self._answered = time.monotonic()
+        if answer.get("state") == INTERRUPTED and self.on_restart is not None:
+            await self._go_on(self.on_restart)
+            return
         self._judge(answer)
         self.heard(answer)
+
+    async def _go_on(self, go_on: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await go_on()
+        except Unreachable:
+            return  # it is asked again
+        except KvmoveError as error:
+            raise MoveFailed(
+                f"The destination's agent was restarted while the VM moved, and cannot go on: {error.detail}",
+                hint="Move again.",
+            ) from error
 
     @staticmethod
     def _gave_up(error: KvmoveError) -> MoveFailed:
@@ -187,7 +219,7 @@ class MoveWatch:
     def _judge(answer: Mapping[str, Any]) -> None:
         if answer.get("failure"):
             raise MoveFailed(f"The destination cannot go on: {answer['failure']}.")
-        if answer.get("state") == "interrupted":
+        if answer.get("state") == INTERRUPTED:
             raise MoveFailed("The destination's agent was restarted while the VM moved.", hint="Move again.")
         if answer.get("state") != "prepared":
             raise MoveFailed(f"The destination says that the move is {answer.get('state')}.")

@@ -199,6 +199,12 @@ class DiskMove:
             self.bandwidth.limit_bulk(None)
 
     @property
+    def alone(self) -> float | None:
+        """For how long (seconds) no stream is open; None while one is. After `MoverSettings.give_up` the move fails."""
+        since, has_stream = self._without_stream_since, bool(self._by_number)
+        return None if has_stream or not self._numbers else time.monotonic() - since
+
+    @property
     def slowed(self) -> tuple[int, float]:
         """The rate to which the copy holds itself now for the guest's sake (bytes/s, 0: none), and for how long it has
         done so in all (seconds)."""
