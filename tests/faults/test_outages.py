@@ -51,3 +51,12 @@ async def test_the_destination_agent_is_restarted_and_the_copy_goes_on(faults: F
     after = await faults.lab.manager.task(move.task_id)
     print(after.report, after.problem)
     await judge(faults, move, MOVES)
+
+
+async def test_the_source_agent_is_restarted_and_the_copy_goes_on(faults: FaultLab) -> None:
+    async with faults.move("--verify") as move:
+        await faults.until(move, BULK)
+        move.source.kill_agent()
+    after = await faults.lab.manager.task(move.task_id)
+    print(after.report, after.problem)
+    await judge(faults, move, MOVES)

@@ -24,6 +24,7 @@ from kvmove.migration.move_log import logged_as
 from kvmove.migration.off_move import OffMove
 from kvmove.migration.procedure import Procedure
 from kvmove.migration.recovery import MoveRecovery
+from kvmove.migration.resumed_move import ResumedMove, resumable
 from kvmove.migration.source import SourceMove
 from kvmove.migration.steering import Steering
 from kvmove.migration.storage_move import StorageMove
@@ -190,12 +191,31 @@ class Moves:
         latest = {journal.plan().vm.uuid: journal for journal in self._host.outgoing.all() if journal.has(Step.BEGAN)}
         for journal in self._host.outgoing.unfinished():
             if journal.path == latest[journal.plan().vm.uuid].path:
-                self._take_up(journal)
+                if not self._resume(journal):
+                    self._take_up(journal)
             else:  # a later move of the VM has begun: this one had ended, and could not write so
                 log.error("move %s has ended without a word on how", journal.path.stem)
         for journal in self._host.incoming.all():
             if journal.has(Step.PREPARED):
                 self._recover_incoming(journal)
+
+    def _resume(self, journal: MoveJournal) -> bool:
+        """Go on with a copy of disks where it was, if that can be."""
+        checkpoint = resumable(journal)
+        if checkpoint is None:
+            return False
+        plan = journal.plan()
+        try:
+            move = ResumedMove(self._host, plan, checkpoint)
+            self._host.vms.begin_move(plan.vm.uuid, plan.move_id, plan.epoch)
+        except KvmoveError as error:
+            log.warning("the copy of VM %s cannot go on: %s", plan.vm.name, error.detail)
+            return False
+        self._boards[plan.move_id], self._outgoing[plan.move_id] = move.board, move
+        with logged_as(plan):
+            log.warning("going on with move %s of VM %s", plan.move_id, plan.vm.name)
+            self._spawn(self._run(move), f"move-{plan.move_id}")
+        return True
 
     def _take_up(self, journal: MoveJournal) -> None:
         is_storage = journal.plan().kind is MoveKind.STORAGE

@@ -39,6 +39,11 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 
+def exports_socket(run: Path, plan: MovePlan) -> Path:
+    """Where a VM's QEMU shows its disks to a move."""
+    return run / f"{plan.move_id}-read.sock"
+
+
 class SourceImages:
     """The disks that move, read while the VM runs in `instance`, or while it is off (None). `disks` are in the plan's
     order."""
@@ -55,7 +60,7 @@ class SourceImages:
         """:raise KvmoveError: one cannot be opened; `close` what is open."""
         exported = [it.name for it in self._plan.disks if it.source_format is not DiskFormat.RAW]
         if self._instance is not None and exported:
-            self._exports = DiskExports(self._instance.monitor, self._socket("read"))
+            self._exports = DiskExports(self._instance.monitor, exports_socket(self._host.run, self._plan))
             await self._exports.start({name: self._instance.disk_nodes[name] for name in exported})
         for placement in self._plan.disks:
             self.disks.append(await self._open(placement))

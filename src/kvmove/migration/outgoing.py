@@ -15,12 +15,13 @@ import asyncio
 import logging
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 from kvmove.client.agent import AgentClient
 from kvmove.disk.datastore import Datastore
+from kvmove.disk.interface import SourceDisk
 from kvmove.disk.offload import Offload
 from kvmove.errors import Busy, Cancelled, CheckFailed, KvmoveError, MoveFailed, Unreachable
 from kvmove.failpoints import reach
@@ -40,6 +41,7 @@ from kvmove.model.move import DiskPlacement, MovePlan, Phase, Route
 from kvmove.model.ownership import Ownership
 from kvmove.model.vm import DiskFormat
 from kvmove.mover.disk_move import DiskMove
+from kvmove.mover.move_terms import MovingDisk
 from kvmove.pki.contexts import client_context
 from kvmove.pki.identity import Identity, Role
 from kvmove.qemu.instance import Instance
@@ -137,6 +139,11 @@ class OutgoingMove(Procedure):
         answer = await self._destination.prepare_incoming(self.plan.move_id, {})
         self.steering.copy_terms.compression.begin(understood=knows_compressed(answer))
         self._incarnation = answer["incarnation"]
+        await self._connect(undo, release)
+        await reach("source-prepared")
+
+    async def _connect(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+        """The destination is ready: open the streams to it."""
         self._watch.destination_is_ready = True
         self._disks = await self._disk_move(undo, release)
         release.push_async_callback(asyncio.to_thread, self._disks.stop)
@@ -146,7 +153,6 @@ class OutgoingMove(Procedure):
         self.steering.steer_disks(self._disks)
         if self.plan.disks:
             await asyncio.to_thread(self._disks.start, STREAM_SECONDS)
-        await reach("source-prepared")
 
     async def _bring_bases(self) -> None:
         """Copy the images below the disks, those that the destination lacks. Undone with `prepare`."""
@@ -202,7 +208,7 @@ class OutgoingMove(Procedure):
         sources = SourceImages(self._host, self.plan, self._watch.instance)
         release.push_async_callback(sources.close)
         await sources.open()
-        disks, terms = moving_disks(self.plan, sources.disks), self.steering.copy_terms
+        disks, terms = self._moving(sources.disks), self.steering.copy_terms
         if not self.plan.over_storage:
             return DiskMove(disks, self.plan.routes, self._dial_disk, self._host.mover, terms)
         targets = self._targets = TargetImages(self._host, self.plan, self._reached)
@@ -211,6 +217,9 @@ class OutgoingMove(Procedure):
         await targets.open()
         offloads = [Offload(source, target) for source, target in zip(sources.disks, targets.disks, strict=True)]
         return DiskMove.within_host(disks, offloads, self._host.mover, terms)
+
+    def _moving(self, sources: Sequence[SourceDisk]) -> list[MovingDisk]:
+        return moving_disks(self.plan, sources)
 
     def _reached(self, placement: DiskPlacement) -> Datastore:
         return self._host.datastores[placement.reached_as or placement.destination_datastore]
@@ -268,7 +277,9 @@ class OutgoingMove(Procedure):
 
     async def _wait_in_touch(self) -> None:
         """End the copy's patience once the destination answers, streams are open, and all is copied."""
-        while not (self._watch.is_in_touch() and self._disks.is_copied()):
+        while True:
+            if self._watch.is_in_touch() and self._disks.is_copied():
+                break
             await asyncio.sleep(TOUCH_LOOK_SECONDS)
         self._watch.patience, self.board.outage.give_up = SILENCE_SECONDS, 0.0
         self._watch.on_restart = None

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kvmove.client.agent import AgentClient
 from kvmove.errors import KvmoveError, MoveFailed
+from kvmove.migration.checkpoint import CheckpointFile
 from kvmove.migration.clean_up import give_away, stay
 from kvmove.migration.disk_images import quietly
 from kvmove.migration.host_parts import HostParts
@@ -33,6 +34,7 @@ from kvmove.qemu.disk_export import DiskExports
 from kvmove.qemu.features import find_features
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.migration import Migration, Status, give_up
+from kvmove.qemu.write_records import WriteRecords
 from kvmove.registry import ownership
 from kvmove.registry.settle import read_until_known, swap_until_known
 
@@ -89,6 +91,7 @@ class MoveRecovery:
     # Before YIELDED.
 
     async def _undo(self, destination: AgentClient) -> None:
+        CheckpointFile(self._journal.path).remove()
         instance = self._instance()
         if instance is not None:
             await undo_in_qemu(instance, self.plan)
@@ -159,11 +162,15 @@ async def undo_in_qemu(instance: Instance, plan: MovePlan) -> None:
     except KvmoveError as error:
         log.error("VM %s could not be let run: %s", plan.vm.name, error.detail)
     await abandon_mirrors(instance, plan)
+    nodes = {disk.name: instance.disk_nodes[disk.name] for disk in plan.disks}
+    await quietly(WriteRecords(instance.monitor, nodes).remove)
 
 
 async def abandon_mirrors(instance: Instance, plan: MovePlan) -> None:
     """Take the mirrors and exports that a dead agent has left off a QEMU. What fails is logged."""
     await quietly(DiskExports(instance.monitor, Path("/nonexistent")).end)
+    records = WriteRecords(instance.monitor, {disk.name: instance.disk_nodes[disk.name] for disk in plan.disks})
+    await quietly(records.serve_no_more)
     for number, disk in enumerate(plan.disks):
         spec = MirrorSpec(instance.disk_nodes[disk.name], disk.size, Path("/nonexistent"), disk.name, number)
         try:

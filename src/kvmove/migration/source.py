@@ -22,6 +22,8 @@ from kvmove.errors import KvmoveError, MoveFailed, NotConverged
 from kvmove.failpoints import reach
 from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit, Reading
 from kvmove.memory.relay_process import RelayOrder, RelayProcess
+from kvmove.migration.checkpoint import Checkpoint
+from kvmove.migration.copy_record import CopyRecord
 from kvmove.migration.disk_images import quietly
 from kvmove.migration.disk_mirrors import DiskMirrors
 from kvmove.migration.host_parts import HostParts
@@ -34,6 +36,7 @@ from kvmove.migration.switchover import MEMORY_SECONDS, Decision, LiveParts, Tim
 from kvmove.migration.watch import VmLost
 from kvmove.model.move import MovePlan, Phase
 from kvmove.model.vm import Power
+from kvmove.mover.disk_move import REGION_SIZE
 from kvmove.qemu import run_control
 from kvmove.qemu.features import find_features
 from kvmove.qemu.migration import ENDED, Migration, MigrationInfo, MigrationParameters, Status, give_up
@@ -63,6 +66,7 @@ class SourceMove(OutgoingMove):
         self._relay: RelayProcess
         self._memory_socket = host.run / f"{plan.move_id}-out.sock"
         self._mirrors: DiskMirrors
+        self._copy_record = CopyRecord(plan, self._instance, host.outgoing.of(plan.move_id).path, host.run)
         self._convergence = Convergence(plan.max_downtime_ms, plan.policy, plan.max_slowdown)
         self._memory_speed = Speed()
         self._shared_at = 0.0
@@ -73,10 +77,13 @@ class SourceMove(OutgoingMove):
         self._start_relay(release)
         self._mirrors = DiskMirrors(self._host, self.plan, self._instance, self._disks)
         if self.plan.disks:
-            self._enter(Phase.COPYING_DISKS)
+            if self.board.course.phase is not Phase.COPYING_DISKS:  # as a move that was taken up is
+                self._enter(Phase.COPYING_DISKS)
             await self._watch.during(self._copy_disks(undo, release))
         await self._watch.during(self._wait_for_word(self._disks if self.plan.disks else None))
         await self._watch.during(self._wait_in_touch())
+        if self._can_be_resumed:
+            await self._copy_record.end()
         self._enter(Phase.COPYING_MEMORY)
         migration = await self._watch.during(self._copy_memory(undo))
         self.steering.is_over()
@@ -109,10 +116,39 @@ class SourceMove(OutgoingMove):
 
     # Disks.
 
+    @property
+    def _can_be_resumed(self) -> bool:
+        """Whether the next agent of this host could go on with the copy: it could not where this one's own daemons
+        write the images."""
+        return bool(self.plan.disks) and not self.plan.over_storage
+
+    def _may_be_left(self) -> bool:
+        return self._copy_record.is_kept
+
     async def _copy_disks(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+        if self._can_be_resumed:
+            undo.push_async_callback(quietly, self._copy_record.end)
+            await self._copy_record.begin()
+        await self._start_copy(undo, release)
+
+    async def _start_copy(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
         await self._mirrors.start(undo, release)
+        await self._keep_record(undo, release)
         await reach("source-mirroring")
         await self._copy_bulk()
+
+    async def _keep_record(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+        """Before anything else is undone, the record is gone; left as it is, it is not written to any more."""
+        if self._can_be_resumed:
+            release.push_async_callback(self._copy_record.stop)
+            undo.push_async_callback(quietly, self._copy_record.end)
+            self._copy_record.keep(self._checkpoint)
+
+    def _checkpoint(self) -> Checkpoint:
+        """How far the copy is, from any thread. The incarnation is taken first: what a new one lacks is taken back
+        before it is known here."""
+        place = self._copy_record.generation, self._incarnation
+        return Checkpoint.of(self._disks.at_rest(), REGION_SIZE, place, self.steering.said)
 
     # Memory.
 

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from kvmove.errors import Busy, CheckFailed
 from kvmove.memory.relay_process import RelayProcess
 from kvmove.migration import phases
+from kvmove.migration.checkpoint import Steered
 from kvmove.migration.move_board import MoveBoard
 from kvmove.model.move import MovePlan
 from kvmove.model.terms import AUTO, MANUAL, TermsChange
@@ -103,6 +104,23 @@ class Steering:
         self._board.waits_for_word = waits
         self._tell()
         return not waits
+
+    @property
+    def said(self) -> Steered:
+        """What an operator has said so far, for an agent that goes on with the move."""
+        return Steered(
+            paused_by=self._paused_by, bandwidth=self._cap or 0, max_downtime_ms=self.max_downtime_ms,
+            has_word=self._has_word,
+        )  # fmt: skip
+
+    def say_again(self, said: Steered) -> None:
+        """It holds on in this agent as in the one before."""
+        self._has_word = said.has_word
+        self._cap, self._board.bandwidth = said.bandwidth, said.bandwidth
+        self._account.set_cap(said.bandwidth or None)
+        self.max_downtime_ms = self._board.max_downtime_ms = said.max_downtime_ms
+        self._paused_by = said.paused_by
+        self._apply_pause()
 
     @property
     def is_paused(self) -> bool:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.05
 ASK_SECONDS = 0.5
 SILENCE_SECONDS = 10.0
-"""So long may the destination's agent not answer before the move is given up, but while disks are copied (`patience`)."""
+"""So long may the destination's agent not answer before the move is given up; while disks are copied: `patience`."""
 
 TOUCH_SECONDS = 3.0
 """A destination that has answered so lately is in touch."""

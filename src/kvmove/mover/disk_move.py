@@ -198,6 +198,11 @@ class DiskMove:
             self._impact.rate_ends()
             self.bandwidth.limit_bulk(None)
 
+    def at_rest(self) -> list[bytes]:
+        """Of each disk the regions that need nothing more, as `RegionMap.at_rest` gives them."""
+        with self.lock:
+            return [disk.regions.at_rest() for disk in self.dispatcher.disks]
+
     @property
     def alone(self) -> float | None:
         """For how long (seconds) no stream is open; None while one is. After `MoverSettings.give_up` the move fails."""

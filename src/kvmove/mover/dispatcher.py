@@ -41,11 +41,13 @@ class DiskTerms:
     """One disk of a move. `size` in bytes; `places` are what its copy keeps busy (turns).
 
     `blank` says that the destination's disk reads as zeroes until something is sent; else it may hold anything.
+    `kept` are the regions that are there already, as `RegionMap.restore` takes them; empty if none is known to be.
     """
 
     size: int
     places: frozenset[str] = frozenset()
     blank: bool = True
+    kept: bytes = b""
 
 
 @dataclass(slots=True, eq=False)
@@ -132,6 +134,9 @@ class Dispatcher:
         self.disks = [
             DiskState(RegionMap(number, disk.size, region_size, disk.blank)) for number, disk in enumerate(disks)
         ]
+        for state, terms in zip(self.disks, disks, strict=True):
+            if terms.kept:
+                state.regions.restore(terms.kept)
         self._turns = Turns([disk.places for disk in disks])
         for disk in self.disks:
             self._note_turn(disk)  # an empty disk is complete

@@ -33,12 +33,13 @@ class CopyTerms:
 
 @dataclass(frozen=True, slots=True)
 class MovingDisk:
-    """What is needed of one disk of a move; `places` and `blank` as in `dispatcher.DiskTerms`."""
+    """What is needed of one disk of a move; `places`, `blank` and `kept` as in `dispatcher.DiskTerms`."""
 
     source: SourceDisk
     places: frozenset[str] = frozenset()
     blank: bool = True
+    kept: bytes = b""
 
     def terms(self) -> DiskTerms:
         """What decisions need of it. The target of an overlay reads as the images below it, not as zeroes."""
-        return DiskTerms(self.source.size, self.places, self.blank and not self.source.is_overlay)
+        return DiskTerms(self.source.size, self.places, self.blank and not self.source.is_overlay, self.kept)

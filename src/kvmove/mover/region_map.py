@@ -55,6 +55,9 @@ TRANSITIONS: dict[tuple[RegionState, RegionEvent], RegionState] = {
 """All that may happen; anything else is a defect and raises KeyError."""
 
 
+_IS_COPIED = bytes(state == RegionState.COPIED for state in range(256))
+
+
 class Verdict(Enum):
     """What becomes of a mirrored write."""
 
@@ -134,6 +137,26 @@ class RegionMap:
     def states(self) -> bytes:
         """One byte per region, `RegionState` as a number."""
         return bytes(self._states)
+
+    def restore(self, copied: bytes) -> None:
+        """Begin with what an earlier move of this disk had copied to the same place: one byte a region, not 0 if so.
+
+        :raise ValueError: it is of another disk, or something was done already.
+        """
+        if len(copied) != len(self._states) or any(self._states):
+            raise ValueError(f"{len(copied)} regions to be restored of {len(self._states)}")
+        self._touched = bytearray(b"\1" * len(copied))
+        for region, is_copied in enumerate(copied):
+            if is_copied:
+                self._states[region] = RegionState.COPIED
+                self.copied += self.length(region)
+
+    def at_rest(self) -> bytes:
+        """One byte a region: 1 where the destination has all that has arrived here, and nothing is on its way."""
+        found = self._states.translate(_IS_COPIED)
+        for region in self.pins:
+            found[region] = 0
+        return bytes(found)
 
     def length(self, region: int) -> int:
         """Bytes of a region; the last may be short."""

@@ -1,0 +1,116 @@
+"""What lets the next agent of a source go on with a copy of disks: a checkpoint, and QEMU's record of writes since.
+
+    begin       QEMU records; then the mirrors may come                              undo: end
+    keep        from the copy's beginning on a checkpoint a second
+    take_up     after a restart, mirrors on: what was written without them is named; a new generation records
+    end         the checkpoint goes, then the records: before anything else is undone, and before memory is sent
+
+Why no write is missed: the record begins before the first region is read, and a region of the checkpoint was at the
+destination, with nothing of it on its way, when the checkpoint was taken. A write that the mirror brought before is
+there; any other is in the records of the checkpoint's generation or a later one. After a restart the mirrors are on
+before the generation is turned, and the turn drains: a write that no mirror brought is in what is read then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from kvmove.migration.checkpoint import Checkpoint, CheckpointFile
+from kvmove.migration.disk_images import exports_socket, quietly
+from kvmove.model.move import MovePlan
+from kvmove.nbd.dirty_ranges import dirty_ranges
+from kvmove.qemu.instance import Instance
+from kvmove.qemu.write_records import WriteRecords, bitmap_name, export_name
+
+log = logging.getLogger(__name__)
+
+KEEP_SECONDS = 1.0
+FIRST = 1
+
+
+class CopyRecord:
+    """Of one move; `journal` is its journal's path, `run` the folder of its sockets."""
+
+    def __init__(self, plan: MovePlan, instance: Instance, journal: Path, run: Path) -> None:
+        self.generation = FIRST
+        self._disks = [disk.name for disk in plan.disks]
+        self._records = WriteRecords(instance.monitor, {name: instance.disk_nodes[name] for name in self._disks})
+        self._file = CheckpointFile(journal)
+        self._socket = exports_socket(run, plan)
+        self._keeping: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the next agent could go on from it."""
+        return self._keeping is not None and not self._ending.is_set()
+
+    async def begin(self) -> None:
+        """:raise KvmoveError: QEMU refused, or does not answer."""
+        self._file.remove()
+        await self._records.remove()
+        await self._records.begin(self.generation)
+
+    def keep(self, look: Callable[[], Checkpoint]) -> None:
+        """Write what `look` gives, again and again; it is called in a thread."""
+        self._keeping = asyncio.create_task(self._keep(look), name="copy-record")
+
+    async def _keep(self, look: Callable[[], Checkpoint]) -> None:
+        is_first = True
+        while not self._ending.is_set():
+            written = await asyncio.to_thread(lambda: self._file.write(look()))
+            if written and is_first:  # what is older than its generation is in it
+                await quietly(self._records.remove, self.generation)
+                is_first = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KEEP_SECONDS):
+                    await self._ending.wait()
+
+    async def take_up(self, since: int) -> list[tuple[int, int, int]]:
+        """(disk, offset, length) of what the guest wrote, from generation `since` on, up to the turn made here.
+
+        :raise KvmoveError: it cannot be told: the copy cannot go on.
+        """
+        there = await self._records.generations()
+        self.generation = there[-1] + 1
+        await self._records.turn(there[-1], self.generation)
+        found: list[tuple[int, int, int]] = []
+        for generation in (it for it in there if it >= since):
+            found += await self._read(generation)
+        return found
+
+    async def has(self, generation: int) -> bool:
+        """Whether QEMU has recorded since that generation."""
+        return generation in await self._records.generations()
+
+    async def _read(self, generation: int) -> list[tuple[int, int, int]]:
+        found = []
+        try:
+            await self._records.serve(generation, self._socket)
+            for number, disk in enumerate(self._disks):
+                name = bitmap_name(generation)
+                ranges = await asyncio.to_thread(dirty_ranges, self._socket, export_name(disk), name)
+                found += [(number, offset, length) for offset, length in ranges]
+        finally:
+            await self._records.serve_no_more()
+        return found
+
+    async def stop(self) -> None:
+        """Keep no more; what is kept stays. No file is written any more when this returns."""
+        self._ending.set()
+        if self._keeping is not None:
+            await asyncio.gather(self._keeping, return_exceptions=True)
+
+    async def end(self) -> None:
+        """May be done again.
+
+        :raise KvmoveError: QEMU does not let a record go.
+        """
+        await self.stop()
+        self._file.remove()
+        await quietly(self._records.serve_no_more)
+        await self._records.remove()
