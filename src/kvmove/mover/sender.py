@@ -19,7 +19,7 @@ from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.log_context import inherited
 from kvmove.mover.bulk_copy import CHUNK, SMALL, BulkFrame
 from kvmove.mover.dispatcher import WritePiece
-from kvmove.mover.read_ahead import ReadAhead, ReadTerms
+from kvmove.mover.read_ahead import ReadAhead, ReadFrame, ReadTerms
 from kvmove.mover.region_map import RegionCopy
 from kvmove.mover.shares import Pace
 from kvmove.mover.stream_watch import RETRY_FIRST, next_wait
@@ -61,6 +61,7 @@ class Sender(threading.Thread):
         self._open = open_stream
         self._slot = slot
         self._reader: ReadAhead | None = None
+        self._read: ReadFrame | None = None  # taken from the reader, and without credit yet
         self._input = bytearray(64 * 1024)
         self._filled = 0
 
@@ -138,7 +139,7 @@ class Sender(threading.Thread):
             self._engine.failed(MoveFailed(f"the stream over {self.nic} failed: {error!r}"))
         finally:
             self._reader.stop()
-            self._reader = None
+            self._reader = self._read = None
             self.times.closed(time.monotonic(), stream.tcp_info(), stream.bytes_sent)
             stream.close()
             self.trouble = reason
@@ -165,7 +166,8 @@ class Sender(threading.Thread):
         if stream.unsent:
             return Wait.SOCKET
         reader = self._reader
-        if (reader is not None and reader.has_read) or self._engine.dispatcher.streams[self.number].queue:
+        read = self._read is not None or (reader is not None and reader.has_read)
+        if read or self._engine.dispatcher.streams[self.number].queue:
             return Wait.CAP
         return Wait.READER if reader is not None and reader.is_reading else Wait.IDLE
 
@@ -187,14 +189,16 @@ class Sender(threading.Thread):
             bandwidth.sent_writes(len(encoded))
             stream.queue(encoded)
         else:
-            return bandwidth.may_send_bulk(in_turn=is_bulks_turn) and self._queue_bulk(stream)
+            return self._queue_bulk(stream, in_turn=is_bulks_turn)
         return True
 
-    def _queue_bulk(self, stream: Stream) -> bool:
+    def _queue_bulk(self, stream: Stream, *, in_turn: bool) -> bool:
+        """The end of a region is no data and needs no credit: the writes that were held for the region follow it."""
         assert self._reader is not None
-        read = self._reader.take()
-        if read is None:
+        self._read = read = self._read or self._reader.take()
+        if read is None or (read.frame is not None and not self._engine.bandwidth.may_send_bulk(in_turn=in_turn)):
             return False
+        self._read = None
         dispatcher, frame = self._engine.dispatcher, read.frame
         with self._engine.lock:
             if frame is None:
