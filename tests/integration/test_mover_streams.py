@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def setup(
     source = tmp_path / "source.raw"
     make_source(source, SIZE)
     destination = Destination(parties, tmp_path / "target.raw", encrypted=encrypted)
-    context = client_context(parties / "h1") if encrypted else None
+    context = LiveContext(parties / "h1", client_context) if encrypted else None
     dialer = Dialer("move-1", TICKET, context, Identity(Role.AGENT, "h2").dns_name)
     routes = [Route(nic=nic, source_address="127.0.0.1", destination_address="127.0.0.1", port=destination.port)
               for nic in ("mig0", "mig1")]  # fmt: skip
@@ -158,11 +159,25 @@ def test_a_stranger_gets_no_stream(
     parties: Path, tmp_path: Path, host: str, ticket: bytes, encrypt: bool, reason: str
 ) -> None:
     destination = Destination(parties, tmp_path / "target.raw", encrypted=True)
-    context = client_context(parties / host) if encrypt else None
+    context = LiveContext(parties / host, client_context) if encrypt else None
     dialer = Dialer("move-1", ticket, context, Identity(Role.AGENT, "h2").dns_name)
     route = Route(nic="mig0", source_address="127.0.0.1", destination_address="127.0.0.1", port=destination.port)
     with pytest.raises(StreamLost, match=reason):
         dialer.open(route, StreamRole.DISK, 1)
+    destination.close()
+
+
+def test_a_stream_that_is_opened_late_shows_the_renewed_certificate(parties: Path, tmp_path: Path) -> None:
+    """A move may wait for longer than the certificate lives that it was planned with."""
+    folder, identity = tmp_path / "h1", Identity(Role.AGENT, "h1")
+    issue(parties / "ca", identity, folder, valid_for=-timedelta(hours=1))
+    destination = Destination(parties, tmp_path / "target.raw", encrypted=True)
+    dialer = Dialer("move-1", TICKET, LiveContext(folder, client_context), Identity(Role.AGENT, "h2").dns_name)
+    route = Route(nic="mig0", source_address="127.0.0.1", destination_address="127.0.0.1", port=destination.port)
+    with pytest.raises(StreamLost):
+        dialer.open(route, StreamRole.DISK, 1)
+    issue(parties / "ca", identity, folder)
+    dialer.open(route, StreamRole.DISK, 2).close()
     destination.close()
 
 

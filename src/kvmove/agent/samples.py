@@ -26,7 +26,7 @@ from kvmove.migration.host_parts import HostParts
 from kvmove.model.forecast import DiskSample, GuestSample, StorageSample, WireSample
 from kvmove.model.move import DiskPlacement, MoveKind, MovePlan, Route
 from kvmove.model.vm import Power
-from kvmove.pki.contexts import client_context
+from kvmove.pki.contexts import LiveContext, client_context
 from kvmove.pki.identity import Identity, Role
 from kvmove.qemu import guest_load
 from kvmove.qemu.instance import Instance
@@ -111,7 +111,7 @@ class Samples:
         """
         if plan.source.name != self._host.name:
             raise InvalidInput(f"host {self._host.name} is not the source of move {plan.move_id}")
-        context = client_context(self._host.pki) if plan.encrypt else None
+        context = LiveContext(self._host.pki, client_context) if plan.encrypt else None
         name = Identity(Role.AGENT, plan.destination.name).dns_name
         dialer = Dialer(_TRY + plan.move_id, _secret(ticket), context, name)
         loop = asyncio.get_running_loop()

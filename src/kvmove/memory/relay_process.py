@@ -28,7 +28,7 @@ from kvmove.logs import set_up_logging
 from kvmove.memory.channel_relay import SourceRelay
 from kvmove.model.move import Route
 from kvmove.model.strict import Strict
-from kvmove.pki.contexts import client_context
+from kvmove.pki.contexts import LiveContext, client_context
 from kvmove.transport.dial import Dialer
 from kvmove.transport.stream import Stream, StreamLost
 from kvmove.wire.handshake import StreamRole
@@ -154,7 +154,7 @@ def main() -> None:
     lines = _Lines(sys.stdin.fileno())
     order = RelayOrder.model_validate_json(lines.wait())
     current_move.set(order.move_id)
-    context = client_context(order.pki) if order.pki is not None else None
+    context = LiveContext(order.pki, client_context) if order.pki is not None else None
     dialer = Dialer(order.move_id, bytes.fromhex(order.ticket), context, order.server_name)
 
     def dial(channel: int) -> Stream:

@@ -42,7 +42,7 @@ from kvmove.model.ownership import Ownership
 from kvmove.model.vm import DiskFormat
 from kvmove.mover.disk_move import DiskMove
 from kvmove.mover.move_terms import MovingDisk
-from kvmove.pki.contexts import client_context
+from kvmove.pki.contexts import LiveContext, client_context
 from kvmove.pki.identity import Identity, Role
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.migration import MigrationInfo
@@ -69,7 +69,7 @@ class OutgoingMove(Procedure):
         self._destination = AgentClient(plan.destination, host.pki)
         super().__init__(host, plan, board, MoveWatch(plan, instance, self._destination))
         self._watch.heard = board.heard
-        context = client_context(host.pki) if plan.encrypt else None
+        context = LiveContext(host.pki, client_context) if plan.encrypt else None
         self._dialer = Dialer(plan.move_id, ticket, context, Identity(Role.AGENT, plan.destination.name).dns_name)
         self._record = record_before(plan)
         self._info: MigrationInfo | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvmove.model.move import Route
@@ -17,11 +18,15 @@ CONNECT_TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Dialer:
-    """Opens streams of one move. `context` None means in clear; `server_name` is the destination's TLS name."""
+    """Opens streams of one move. `server_name` is the destination's TLS name.
+
+    `context` gives that of a connection which is made now: a move may wait for longer than a certificate lives. None
+    means in clear.
+    """
 
     move_id: str
     ticket: bytes
-    context: ssl.SSLContext | None
+    context: Callable[[], ssl.SSLContext] | None
     server_name: str
 
     def open(self, route: Route, role: StreamRole, number: int) -> Stream:
@@ -49,7 +54,7 @@ class Dialer:
             prepare_socket(sock)
             if self.context is None:
                 return sock
-            return self.context.wrap_socket(sock, server_hostname=self.server_name)
+            return self.context().wrap_socket(sock, server_hostname=self.server_name)
         except BaseException:
             sock.close()
             raise
