@@ -4,7 +4,7 @@
     copy disks      mirrors on, drain, copy      undo: mirrors off (the guest goes on)
                     in step: wait for the word, if it is so asked for
     copy memory     QEMU's rounds                undo: cancel (a guest that ran goes on)
-                    held while the registry is silent: `registry_gate`
+                    held while the registry is silent or disks are behind: `pause_gate`
     switch over     see `switchover`             from YIELDED on the registry decides, nothing is undone
     clean up        source's QEMU and disks go
 
@@ -30,8 +30,8 @@ from kvmove.migration.host_parts import HostParts
 from kvmove.migration.memory_channels import channel_routes, memory_channels
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.outgoing import OutgoingMove
+from kvmove.migration.pause_gate import PauseGate
 from kvmove.migration.progress import Speed
-from kvmove.migration.registry_gate import RegistryGate
 from kvmove.migration.switchover import MEMORY_SECONDS, Decision, LiveParts, Timing, send_rest
 from kvmove.migration.watch import VmLost
 from kvmove.model.move import MovePlan, Phase
@@ -154,7 +154,7 @@ class SourceMove(OutgoingMove):
 
     async def _copy_memory(self, undo: AsyncExitStack) -> Migration:
         """QEMU's rounds until it stands at pre-switchover: the guest is paused then."""
-        gate = RegistryGate(self._host.registry, self.plan.vm.uuid, self.board)
+        gate = PauseGate(self._host.registry, self.plan.vm.uuid, self.board, self._disks.is_copied)
         await gate.wait()
         migration = Migration(self._instance.monitor, await find_features(self._instance.monitor))
         relay = self._relay

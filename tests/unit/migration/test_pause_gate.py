@@ -1,4 +1,4 @@
-"""The gate before the pause: when QEMU is held back for a silent registry, and when no more."""
+"""The gate before the pause: when QEMU is held back for a silent registry or for disks, and when no more."""
 
 import asyncio
 from uuid import UUID
@@ -6,9 +6,9 @@ from uuid import UUID
 import pytest
 
 from kvmove.errors import Unreachable
-from kvmove.migration import registry_gate
+from kvmove.migration import pause_gate
 from kvmove.migration.move_board import MoveBoard
-from kvmove.migration.registry_gate import FRESH_SECONDS, SLOWED_WAIT_SECONDS, WAIT_SECONDS, RegistryGate
+from kvmove.migration.pause_gate import FRESH_SECONDS, SLOWED_WAIT_SECONDS, WAIT_SECONDS, PauseGate
 from kvmove.model.ownership import Ownership
 from kvmove.qemu.migration import Migration, MigrationInfo, Status
 from kvmove.registry.sqlite import SqliteRegistry
@@ -50,10 +50,11 @@ class Gate:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.in_step = True
         self.registry = Registry()
         self.board = MoveBoard(plan())
         self.migration = Held()
-        self.gate = RegistryGate(self.registry, VM, self.board, lambda: self.now)
+        self.gate = PauseGate(self.registry, VM, self.board, lambda: self.in_step, lambda: self.now)
 
     async def after(self, seconds: float, rounds: int = 1, throttle: int = 0) -> bool:
         """Whether QEMU is held then; it was looked at twice a second all the time, as the move does."""
@@ -133,7 +134,7 @@ async def test_before_qemu_begins_it_is_waited_for_with_the_same_end(monkeypatch
         it.now += 10
         it.registry.is_away = it.now < comes_back
 
-    monkeypatch.setattr(registry_gate, "pause", pause)
+    monkeypatch.setattr(pause_gate, "pause", pause)
     comes_back = 100.0
     await it.gate.wait()
     assert it.board.message == ""
@@ -148,3 +149,40 @@ async def test_a_guest_that_qemu_slows_is_not_held_so_for_long() -> None:
     assert await it.after(SLOWED_WAIT_SECONDS, throttle=70)
     with pytest.raises(Unreachable, match="not answered for 10 s"):
         await it.after(3, throttle=70)
+
+
+async def test_disks_that_are_copied_again_hold_it_as_long_as_it_takes() -> None:
+    it = Gate()
+    await it.after(5)
+    it.in_step = False
+    assert await it.after(10 * WAIT_SECONDS, throttle=70)
+    assert "waiting for the disks before the guest is paused" in it.board.message
+    it.in_step = True
+    assert not await it.after(0)
+    assert it.migration.calls == ["hold", "let go"] and it.board.message == ""
+
+
+async def test_a_silent_registry_is_timed_from_its_own_silence_on() -> None:
+    it = Gate()
+    it.in_step = False
+    assert await it.after(WAIT_SECONDS)
+    it.registry.is_away = True
+    assert await it.after(WAIT_SECONDS - 10)
+    assert "waiting for the registry" in it.board.message
+    with pytest.raises(Unreachable):
+        await it.after(20)
+
+
+async def test_before_qemu_begins_disks_are_waited_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = Gate()
+    it.in_step = False
+    messages = []
+
+    async def pause() -> None:
+        messages.append(it.board.message)
+        it.in_step = len(messages) == 3
+
+    monkeypatch.setattr(pause_gate, "pause", pause)
+    await it.gate.wait()
+    assert len(messages) == 3 and all("waiting for the disks" in message for message in messages)
+    assert it.board.message == ""

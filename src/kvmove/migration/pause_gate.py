@@ -1,11 +1,15 @@
-"""No guest is paused for a switchover that would have to wait for the registry: the move waits, and the guest runs.
+"""No guest is paused for a switchover that would have to wait, for the registry or for data of its disks: the move
+waits, and the guest runs.
 
-    registry        memory                          the task says
-    answers         is sent; QEMU may switch over
-    is silent       QEMU is held back               waiting for the registry before the guest is paused
-    WAIT_SECONDS    the move is undone              why
+    registry, disks           memory                          the task says
+    answers, in step          is sent; QEMU may switch over
+    answers, copied again     QEMU is held back               waiting for the disks before the guest is paused
+    is silent                 QEMU is held back               waiting for the registry before the guest is paused
+    silent for WAIT_SECONDS   the move is undone              why
 
-A guest whose vCPUs QEMU slows at that moment stays slowed as long as it is held: then the wait is SLOWED_WAIT_SECONDS.
+A guest whose vCPUs QEMU slows at that moment stays slowed as long as it is held: then the wait for the registry is
+SLOWED_WAIT_SECONDS. Disks are waited for as long as it takes: their copy either comes to its end or fails, and then the
+move does.
 
 The registry is asked all the time while memory is sent. It may fall silent in the moment between its last answer and
 the pause, and a guest that writes nothing cannot be held back: then the guest stands still for at most
@@ -37,15 +41,22 @@ WAIT_SECONDS = 300.0
 SLOWED_WAIT_SECONDS = 10.0
 
 
-class RegistryGate:
-    """Of one move. `clock` gives seconds and never goes back."""
+class PauseGate:
+    """Of one move. `in_step` tells whether no region of a disk has to be copied (again); `clock` gives seconds and
+    never goes back."""
 
     def __init__(
-        self, registry: Registry, vm: UUID, board: MoveBoard, clock: Callable[[], float] = time.monotonic
+        self,
+        registry: Registry,
+        vm: UUID,
+        board: MoveBoard,
+        in_step: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._vm = vm
         self._board = board
+        self._in_step = in_step
         self._clock = clock
         self._asking: asyncio.Task[str] | None = None
         self._asked = self._heard = clock()
@@ -55,12 +66,15 @@ class RegistryGate:
         self._held_rounds = 0
 
     async def wait(self) -> None:
-        """Before QEMU begins: return once the registry answers.
+        """Before QEMU begins: return once the registry answers and the disks are in step.
 
-        :raise Unreachable: it has not within WAIT_SECONDS.
+        :raise Unreachable: the registry has not within WAIT_SECONDS. :raise KvmoveError: the disks' copy failed.
         """
-        while why := await self._ask():
-            self._close(why)
+        while (why := await self._ask()) or not self._in_step():
+            if why:
+                self._close(why)
+            else:
+                self._wait_for_disks()
             await pause()
         self._heard = self._asked = self._clock()
         self._open()
@@ -69,16 +83,21 @@ class RegistryGate:
         """While QEMU sends: whether it is held back now. To be called again and again; it does not wait.
 
         :raise Unreachable: the registry has not answered for WAIT_SECONDS, or SLOWED_WAIT_SECONDS of a slowed guest.
+        :raise KvmoveError: the disks' copy failed.
         """
         self._look()
-        silent = self._clock() - self._heard > FRESH_SECONDS
-        if not self._why and not silent:
+        silent = bool(self._why) or self._clock() - self._heard > FRESH_SECONDS
+        if not silent and self._in_step():
             await self._let_go(migration, info)
             return False
         if self._held_at is None:
             self._held_at = info.rounds
             await migration.hold_back()
-        self._close(self._why or "it takes too long to answer", SLOWED_WAIT_SECONDS if info.throttle else WAIT_SECONDS)
+        if silent:
+            most = SLOWED_WAIT_SECONDS if info.throttle else WAIT_SECONDS
+            self._close(self._why or "it takes too long to answer", most)
+        else:
+            self._wait_for_disks()
         return True
 
     def without_hold(self, info: MigrationInfo) -> MigrationInfo:
@@ -101,7 +120,7 @@ class RegistryGate:
             self._heard = self._heard if self._why else now
         if self._asking is None and now - self._asked >= ASK_SECONDS:
             self._asked = now
-            self._asking = asyncio.create_task(self._ask(), name=f"registry gate {self._vm}")
+            self._asking = asyncio.create_task(self._ask(), name=f"pause gate {self._vm}")
 
     async def _ask(self) -> str:
         """Why the registry has no answer; nothing when it has."""
@@ -123,6 +142,10 @@ class RegistryGate:
                 f"The registry has not answered for {most:.0f} s, and the VM cannot be handed over without it: {why}",
                 hint="See whether the manager and its etcd run; then move again. The guest was not paused.",
             )
+
+    def _wait_for_disks(self) -> None:
+        self._closed = None
+        self._board.message = "waiting for the disks before the guest is paused: parts of them are copied again"
 
     def _open(self) -> None:
         self._closed = None
