@@ -99,6 +99,7 @@ class Rig:
     def __init__(self, folder: Path, schedule: Mapping[int, Fault]) -> None:
         self.schedule = schedule
         self.steps: list[str] = []
+        self.struck: list[int] = []  # the steps at which something did go wrong
         self.record: Ownership | None = record_under_way(PLAN)
         self.guests = {host: Guest(self, host) for host in (SOURCE, DESTINATION)}
         self.ran_there = False
@@ -141,6 +142,7 @@ class Rig:
         await asyncio.sleep(0)
         number = len(self.steps)
         fault = self.schedule.get(number)
+        self.struck += [number] if fault else []
         self.steps.append(f"{number} {host} {what}{f' — {fault}' if fault else ''}")
         if number > MOST_STEPS:
             raise Violation("it does not come to an end")
