@@ -52,6 +52,19 @@ class Limits(Strict):
         return self
 
 
+MOST_AT_ONCE = 64
+
+
+def at_once(kind: MoveKind, host: HostInfo, limits: Limits) -> int:
+    """How many moves of that kind this host, its migration NICs and a datastore of it take at a time."""
+    takes = [(limits.host, _host_units(kind, limits))]
+    if kind is not MoveKind.STORAGE:
+        takes += [(_nic_units(nic, limits), limits.nic_move) for nic in host.nics]
+    if kind is not MoveKind.HOST:
+        takes.append((limits.datastore, limits.datastore_move))
+    return min([MOST_AT_ONCE, *(capacity // units for capacity, units in takes if units)])
+
+
 def claims(plan: MovePlan, hosts: Mapping[str, HostInfo], limits: Limits) -> tuple[Claim, ...]:
     """What the move takes of everything that it takes something of.
 
@@ -62,11 +75,15 @@ def claims(plan: MovePlan, hosts: Mapping[str, HostInfo], limits: Limits) -> tup
 
 
 def _of_hosts(plan: MovePlan, limits: Limits) -> Iterator[Claim]:
-    units = {
-        MoveKind.HOST: limits.host_move, MoveKind.STORAGE: limits.storage_move, MoveKind.UNIFIED: limits.unified_move,
-    }[plan.kind]  # fmt: skip
+    units = _host_units(plan.kind, limits)
     for name in (plan.source.name, plan.destination.name):
         yield Claim(key=f"host/{name}", what=name, units=units, capacity=limits.host)
+
+
+def _host_units(kind: MoveKind, limits: Limits) -> int:
+    return {
+        MoveKind.HOST: limits.host_move, MoveKind.STORAGE: limits.storage_move, MoveKind.UNIFIED: limits.unified_move,
+    }[kind]  # fmt: skip
 
 
 def _of_nics(plan: MovePlan, hosts: Mapping[str, HostInfo], limits: Limits) -> Iterator[Claim]:

@@ -5,12 +5,14 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.text import Text
 
+from kvmove.cli.asking import show_and_ask
 from kvmove.cli.options import Group, Options, pass_options
 from kvmove.cli.output import Cells, Listing, Printer, facts, printable, table
 from kvmove.cli.parent_task import follow_parent, started
 from kvmove.cli.rows import local_time
 from kvmove.cli.session import ask
 from kvmove.client.manager import ManagerClient
+from kvmove.errors import CheckFailed
 from kvmove.model.placement import Action, Applied, BalancePlan, BalanceStatus, Recommendation, Rule, RuleKind
 from kvmove.model.toml_file import fit
 from kvmove.units import format_duration, format_size
@@ -40,11 +42,22 @@ def plan(options: Options) -> None:
 
 @balance.command("apply")
 @click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--yes", is_flag=True, help="Do not ask whether the plan is right.")
 @click.option("--no-wait", is_flag=True, help="Start it, print the task and leave.")
 @pass_options
-def apply(options: Options, ids: tuple[str, ...], no_wait: bool) -> int:
-    """Apply what is recommended now: all of it, or these."""
-    return ask(options, lambda manager: _apply(manager, ids, Printer(options), wait=not no_wait))
+def apply(options: Options, ids: tuple[str, ...], yes: bool, no_wait: bool) -> int:
+    """Apply recommendations of a plan that you have seen, by their IDs, or all that is recommended now.
+
+    Without an ID the plan is shown first; on a terminal you are asked, and what was shown is what is done.
+    """
+    printer = Printer(options)
+    if not ids:
+        plan = ask(options, lambda manager: manager.balance_plan())
+        if not plan.recommendations:
+            raise CheckFailed("nothing is recommended: there is nothing to apply", hint="kvmove balance status")
+        show_and_ask(printer, _render_plan(plan), "Apply all of it?", yes=yes)
+        ids = tuple(it.id for it in plan.recommendations)
+    return ask(options, lambda manager: _apply(manager, ids, printer, wait=not no_wait))
 
 
 @balance.command("history")

@@ -5,7 +5,8 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.text import Text
 
-from kvmove.cli.options import Form, Group, Options, pass_options
+from kvmove.cli.asking import show_and_ask
+from kvmove.cli.options import Group, Options, pass_options
 from kvmove.cli.output import Printer, printable, table
 from kvmove.cli.parent_task import follow_parent, started
 from kvmove.cli.session import ask
@@ -24,21 +25,27 @@ def maintenance() -> None:
 @click.option("--move-disks", is_flag=True, help="Move disks too that no other host reaches; else their VMs remain.")
 @click.option("--max", "at_once", type=click.IntRange(1, 64), metavar="N", help="At most N moves at a time.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask whether the plan is right.")
 @click.option("--wait", is_flag=True, help="Wait until the host is empty. The exit code is the task's.")
 @pass_options
-def enter(options: Options, host: str, move_disks: bool, at_once: int | None, dry_run: bool, wait: bool) -> int:
+def enter(
+    options: Options, host: str, move_disks: bool, at_once: int | None, dry_run: bool, yes: bool, wait: bool
+) -> int:
     """Move all VMs off HOST; from now on none is started there or moved to it.
 
-    The plan comes first: which VM goes where, why, and when it would be done. VMs with disks that no other host reaches
-    remain, unless --move-disks. The host stays in maintenance until `exit`.
+    The plan comes first: which VM goes where, why, and when it would be done; on a terminal you are asked, and what was
+    shown is what is done. VMs with disks that no other host reaches remain, unless --move-disks. The host stays in
+    maintenance until `exit`.
     """
     printer = Printer(options)
     request = MaintenanceRequest(move_disks=move_disks, at_once=at_once)
+    plan = ask(options, lambda manager: manager.check_maintenance(host, request))
     if dry_run:
-        plan = ask(options, lambda manager: manager.check_maintenance(host, request))
         printer.item(plan, plan.host, lambda: _render(plan))
         return 0
-    return ask(options, lambda manager: _enter(manager, host, request, printer, wait=wait))
+    show_and_ask(printer, _render(plan), f"Enter maintenance of {plan.host} so?", yes=yes)
+    followed = request.model_copy(update={"steps": tuple(step.decided for step in plan.steps)})
+    return ask(options, lambda manager: _enter(manager, host, followed, printer, wait=wait))
 
 
 @maintenance.command("exit")
@@ -53,8 +60,6 @@ def leave(options: Options, host: str) -> None:
 async def _enter(
     manager: ManagerClient, host: str, request: MaintenanceRequest, printer: Printer, *, wait: bool
 ) -> int:
-    if printer.options.output is Form.TABLE and not printer.options.quiet:
-        printer.aside(_render(await manager.check_maintenance(host, request)))
     task = await manager.enter_maintenance(host, request)
     return await follow_parent(manager, task, printer) if wait else started(task, printer)
 

@@ -18,6 +18,7 @@ class _Words:
     def __init__(self, printer: Printer) -> None:
         self._printer = printer
         self._said = ""
+        self._noted = 0
 
     def drawing(self) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -25,9 +26,13 @@ class _Words:
     def show(self, task: Task) -> None:
         if self._printer.options.output is Form.NDJSON:
             self._printer.line(json.dumps(plain(task)))
-        elif self._printer.options.output is Form.TABLE and task.vm_state not in ("", self._said):
-            self._said = task.vm_state
-            self._printer.note(task.vm_state)
+        elif self._printer.options.output is Form.TABLE:
+            for note in task.notes[self._noted :]:
+                self._printer.note(note)
+            self._noted = len(task.notes)
+            if task.vm_state not in ("", self._said):
+                self._said = task.vm_state
+                self._printer.note(task.vm_state)
 
 
 async def follow_parent(manager: ManagerClient, task: Task, printer: Printer) -> int:

@@ -160,6 +160,7 @@ def _details(found: Task) -> RenderableType:
             "Started": local_time(found.started),
             "Ended": local_time(found.ended),
             "Forecast": against_real(found),
+            "Otherwise": "\n".join(found.notes),
         }
     )
     if found.state is TaskState.QUEUED:

@@ -1,8 +1,8 @@
 """Looks at the load of all hosts, recommends moves, and applies them: those that are asked for, or by itself.
 
 Invariants: nothing moves by itself unless the mode is automatic and the same kind of thing has been recommended for as
-long as `hold_seconds` at every look; one batch runs at a time; a VM that was moved rests for `rest_seconds`. Only a
-recommendation that still stands is applied: what is asked for by its id is recommended anew first.
+long as `hold_seconds` at every look; one batch runs at a time; a VM that was moved rests for `rest_seconds`. What is
+asked for by its id is applied as it was shown (see `shown_plans`), or nothing of it.
 
 What is worth moving is decided in `placement`, whether a move can be made in `moves`.
 """
@@ -26,6 +26,7 @@ from kvmove.manager.moves import Moves
 from kvmove.manager.placement_store import PlacementStore
 from kvmove.manager.placing import Placing, Snapshot
 from kvmove.manager.power import HostPower
+from kvmove.manager.shown_plans import ShownPlans, pick
 from kvmove.manager.task_book import TaskBook
 from kvmove.model.move import DiskRequest, MoveKind, MoveRequest
 from kvmove.model.placement import (
@@ -47,6 +48,7 @@ from kvmove.placement.cluster import Cluster
 from kvmove.placement.compute import balance
 from kvmove.placement.hold import Hold
 from kvmove.placement.power import power
+from kvmove.placement.standing import objections
 from kvmove.placement.storage import balance_storage
 
 _LOG = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class Balancer:
         self._settings = settings
         self._it = helpers
         self._clock = clock
+        self._shown = ShownPlans()
         self._power = HostPower(settings.power, helpers.store)
         self._hold = Hold()
         self._power_hold = Hold()
@@ -106,7 +109,7 @@ class Balancer:
 
     async def look(self) -> None:
         """One look at the load; what has been recommended for long enough is applied if the mode has it."""
-        found = (await self.plan()).recommendations
+        found = (await self._recommended()).recommendations
         moves = [it for it in found if it.action is Action.MOVE]
         power_now = [it for it in found if it.action is not Action.MOVE]
         at = self._clock()
@@ -137,25 +140,39 @@ class Balancer:
         )
 
     async def plan(self) -> BalancePlan:
-        """What is recommended now; nothing is changed."""
+        """What is recommended now, to be shown to somebody; nothing is changed."""
+        found = await self._recommended()
+        self._shown.remember(found, self._clock())
+        return found
+
+    async def _recommended(self) -> BalancePlan:
         off = frozenset(self._it.store.kept.powered_off)
         return await self._it.placing.decide(lambda seen: recommend(seen, self._settings, off))
 
     async def apply(self, ids: Sequence[str], by: str) -> Task:
-        """Apply these recommendations, or all when none is named; the task tells how it goes.
+        """Apply these recommendations as they were shown, or all that is recommended now when none is named; the task
+        tells how it goes.
 
-        :raise NotFound: one of them is not recommended (any more).
-        :raise CheckFailed: nothing is recommended.
+        :raise NotFound: one of them is not recommended (any more), and was not shown lately either.
+        :raise CheckFailed: nothing is recommended, or one of them cannot be done any more.
         :raise Busy: recommendations are being applied already.
         """
-        found = {it.id: it for it in (await self.plan()).recommendations}
-        if unknown := [one for one in ids if one not in found]:
-            raise NotFound(
-                f"{', '.join(unknown)} is not recommended (any more)", hint="see what is now: kvmove balance plan"
+        if not ids:
+            chosen = list((await self._recommended()).recommendations)
+            if not chosen:
+                raise CheckFailed("nothing is recommended: there is nothing to apply", hint="kvmove balance status")
+            return await self._start(chosen, by)
+        shown = self._shown.choose(ids, self._clock())
+        if shown is None:
+            shown = pick(await self._recommended(), ids)
+        chosen = shown
+        said = await self._it.placing.decide(lambda seen: objections(chosen, seen.cluster(), seen.rules))
+        if said:
+            raise CheckFailed(
+                f"this cannot be done as it was shown: {'; '.join(said)}",
+                hint="nothing was begun; see what is recommended now: kvmove balance plan",
             )
-        if not found:
-            raise CheckFailed("nothing is recommended: there is nothing to apply", hint="kvmove balance status")
-        return await self._start([it for it in found.values() if not ids or it.id in ids], by)
+        return await self._start(chosen, by)
 
     def history(self) -> list[Applied]:
         """What was applied, newest first."""
@@ -330,7 +347,7 @@ def recommend(seen: Snapshot, settings: BalanceSettings, powered_off: frozenset[
         busy = frozenset(cluster.by_name[it.vm].uuid for it in found)
         found += balance_storage(seen.cluster(busy), settings.groups, settings.storage)
     if settings.power.mode != "off" and not found:
-        found += power(seen.cluster(), seen.rules, settings.power.tuning, powered_off)
+        found += power(seen.cluster(), seen.rules, settings.power.tuning, powered_off, seen.limits)
     return plan.model_copy(update={"recommendations": tuple(found)})
 
 

@@ -119,7 +119,7 @@ async def _parts(config: ManagerConfig, stack: AsyncExitStack, slots: LeasedSlot
     turns = Turns(book, inventory, config.admission, slots=slots)
     moves = Moves(inventory, registry, book, Follower(inventory, registry, book), turns, kept)
     stack.push_async_callback(moves.close)
-    placement = placement_parts(config.balance, config.state, inventory, moves, book)
+    placement = placement_parts(config.balance, config.state, inventory, moves, book, config.admission)
     stack.push_async_callback(placement.close)
     access, observed = _access(config, inventory, stack), observe(inventory, book, recent, config.pki)
     return Parts(inventory, registry, book, moves, access, placement, observed)

@@ -57,6 +57,8 @@ def _task_words(before: Task | None, now: Task) -> str:
         return f"{way} is {now.state}, was {before.state}"
     if phase and (before.progress is None or before.progress.phase != (now.progress and now.progress.phase)):
         return f"{way} is {phase}"
+    if before.notes != now.notes and now.notes:
+        return f"{way}: {now.notes[-1]}"
     if before.vm_state != now.vm_state:
         return f"{way}: the VM is {now.vm_state}, was {before.vm_state or 'not known'}"
     return f"{way}: {phase or now.state}{_percent(now)}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Iterable, Mapping
 
 from kvmove.errors import Busy, Cancelled, CheckFailed, KvmoveError
 from kvmove.manager.batch import Batch, Outcome
@@ -30,7 +31,7 @@ from kvmove.model.placement import (
 )
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import VmState
-from kvmove.placement.evacuation import evacuate
+from kvmove.placement.evacuation import Shown, Terms, evacuate
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,8 +69,11 @@ class Maintenance:
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
-    async def plan(self, host: str, request: MaintenanceRequest) -> EvacuationPlan:
-        """What `enter` would do now; nothing is changed.
+    async def plan(
+        self, host: str, request: MaintenanceRequest, failed: Mapping[str, str] | None = None
+    ) -> EvacuationPlan:
+        """What `enter` would do now; nothing is changed. VMs in `failed` (with why) need another way than the steps of
+        the request have for them.
 
         :raise NotFound: no such host.
         :raise Unreachable: it does not answer.
@@ -80,14 +84,15 @@ class Maintenance:
             raise CheckFailed(f"{host} does not tell its load", hint=f"bring kvmove-agent on {host} to this version")
 
         def policy(now: Snapshot) -> EvacuationPlan:
-            cluster = now.cluster()
-            return evacuate(cluster, host, now.rules, move_disks=request.move_disks, at_once=request.at_once)
+            terms = Terms(request.move_disks, request.at_once, now.limits)
+            return evacuate(now.cluster(), host, now.rules, terms, Shown(request.steps, failed or {}))
 
         return await self._placing.decide(policy, refresh=False)
 
     async def enter(self, host: str, request: MaintenanceRequest, by: str, *, first: bool = False) -> Task:
         """Mark the host and begin to move its VMs off; the task tells how it goes. On a host that is under maintenance
-        already, with VMs that remain, it is tried again; but not if it has to be the `first`.
+        already, with VMs that remain, it is tried again; but not if it has to be the `first`. The steps of the request,
+        or else of a plan made now, are what is done; what of them is not possible is planned anew: the task notes it.
 
         :raise NotFound, Unreachable, CheckFailed: as of `plan`.
         :raise Busy: it is entering maintenance already, or, with `first`, is under maintenance.
@@ -99,16 +104,18 @@ class Maintenance:
             raise Busy(f"{host} is in maintenance already, by {mark.by or 'nobody'}", hint="kvmove host show " + host)
         self._entering.add(host)
         try:
-            await self.plan(host, request)
+            plan = await self.plan(host, request)
             if host in self._running and self._book.get(self._batches[host].parent).ended_state:
                 await asyncio.shield(self._running[host])  # it has ended, and lets go of the host in this moment
             if host in self._running:
                 raise Busy(f"{host} is entering maintenance already", hint="watch it: kvmove task list --running")
-            return await self._enter(host, request, by)
+            return await self._enter(plan, request, by)
         finally:
             self._entering.discard(host)
 
-    async def _enter(self, host: str, request: MaintenanceRequest, by: str) -> Task:
+    async def _enter(self, plan: EvacuationPlan, request: MaintenanceRequest, by: str) -> Task:
+        host = plan.host
+        notes = (*_gone(plan, request), *plan.changes)
         task = Task(
             id=secrets.token_hex(8),
             kind=KIND,
@@ -119,6 +126,7 @@ class Maintenance:
             created=now(),
             started=now(),
             started_by=by,
+            notes=notes,
         )
         await self._book.add(task)
         mark = HostMaintenance(
@@ -128,9 +136,11 @@ class Maintenance:
             task=task.id,
             move_disks=request.move_disks,
             at_once=request.at_once,
+            steps=tuple(step.decided for step in plan.steps),
         )
         await self._store.mark(host, mark)
         _LOG.info("host %s enters maintenance, asked for by %s: task %s", host, by or "nobody", task.id)
+        _log(task.id, notes)
         self._go(host, mark)
         return task
 
@@ -210,8 +220,7 @@ class Maintenance:
         await batch.adopt()
         failed: dict[str, list[str]] = {}
         while not batch.stopped:
-            request = MaintenanceRequest(move_disks=mark.move_disks, at_once=mark.at_once)
-            plan = await self.plan(host, request)
+            mark, plan = await self._follow(host, mark, {vm: why[-1] for vm, why in failed.items()})
             todo = [step for step in plan.steps if len(failed.get(step.vm, ())) < TRIES]
             if not todo and self._somebody_arrives(host):
                 await asyncio.sleep(_ARRIVING_SECONDS)
@@ -227,20 +236,36 @@ class Maintenance:
                         failed.setdefault(outcome.request.vm, []).append(outcome.error.detail)
         return ()
 
+    async def _follow(
+        self, host: str, mark: HostMaintenance, failed: Mapping[str, str]
+    ) -> tuple[HostMaintenance, EvacuationPlan]:
+        """What is left of the plan, and the mark with what had to be planned anew: a restart follows that then."""
+        request = MaintenanceRequest(move_disks=mark.move_disks, at_once=mark.at_once, steps=mark.steps)
+        plan = await self.plan(host, request, failed)
+        kept = {step.vm: step for step in mark.steps}
+        steps = tuple({**kept, **{step.vm: step.decided for step in plan.steps}}.values())
+        if steps != mark.steps:
+            mark = mark.model_copy(update={"steps": steps})
+            await self._store.mark(host, mark)
+        if plan.changes:
+            _log(mark.task, plan.changes)
+            await self._book.change(mark.task, notes=(*self._book.get(mark.task).notes, *plan.changes))
+        return mark, plan
+
     def _somebody_arrives(self, host: str) -> bool:
         return any(vm.host == host and vm.state is VmState.INCOMING for vm in self._inventory.vms())
 
     async def _round(self, task: str, batch: Batch, requests: list[MoveRequest], at_once: int) -> list[Outcome]:
-        total = _moved(batch) + len(requests)
+        total = self._moved(task) + len(requests)
 
         async def tell(_: Outcome | None) -> None:
-            await self._book.change(task, vm_state=f"{_moved(batch)} of {total} VMs moved")
+            await self._book.change(task, vm_state=f"{self._moved(task)} of {total} VMs moved")
 
         await tell(None)
         return await batch.run(requests, at_once, tell)
 
     async def _end(self, host: str, mark: HostMaintenance, batch: Batch, remains: tuple[Remaining, ...]) -> None:
-        moved = _moved(batch)
+        moved = self._moved(mark.task)
         if batch.stopped:
             await self._store.mark(host, None)
             said: KvmoveError = Cancelled(
@@ -251,7 +276,9 @@ class Maintenance:
                 mark.task, state=TaskState.CANCELLED, problem=said.problem(), ended=now(), vm_state=f"{moved} moved"
             )
             return
-        await self._store.mark(host, mark.model_copy(update={"state": MaintenanceState.ON, "remains": remains}))
+        await self._store.mark(
+            host, mark.model_copy(update={"state": MaintenanceState.ON, "steps": (), "remains": remains})
+        )
         if not remains:
             await self._book.change(mark.task, state=TaskState.SUCCEEDED, ended=now(), vm_state=f"{moved} moved")
             return
@@ -264,6 +291,17 @@ class Maintenance:
             mark.task, state=TaskState.FAILED, problem=said.problem(), ended=now(), vm_state=said.vm_state
         )
 
+    def _moved(self, task: str) -> int:
+        """How many VMs the evacuation has moved, those of an earlier life of the manager too."""
+        return sum(1 for it in self._book.all() if it.parent == task and it.state is TaskState.SUCCEEDED)
 
-def _moved(batch: Batch) -> int:
-    return sum(1 for outcome in batch.outcomes if outcome.error is None)
+
+def _gone(plan: EvacuationPlan, request: MaintenanceRequest) -> list[str]:
+    """The VMs of the plan shown that are not on the host any more, in words."""
+    there = {step.vm for step in plan.steps} | {it.vm for it in plan.remains}
+    return [f"{step.vm} is not on {plan.host} any more" for step in request.steps if step.vm not in there]
+
+
+def _log(task: str, notes: Iterable[str]) -> None:
+    for note in notes:
+        _LOG.warning("task %s: %s", task, note)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from kvmove.admission.costs import Limits
 from kvmove.manager.balance_settings import BalanceSettings
 from kvmove.manager.balancing import Balancer, Helpers
 from kvmove.manager.inventory import Inventory
@@ -24,14 +25,22 @@ class PlacementParts(NamedTuple):
         await self.maintenance.close()
 
 
+_USUAL = Limits()
+
+
 def placement_parts(
-    settings: BalanceSettings, state: Path, inventory: Inventory, moves: Moves, book: TaskBook
+    settings: BalanceSettings,
+    state: Path,
+    inventory: Inventory,
+    moves: Moves,
+    book: TaskBook,
+    limits: Limits = _USUAL,
 ) -> PlacementParts:
-    """The parts; what they keep is in the folder `state`.
+    """The parts; what they keep is in the folder `state`, and they plan with the `limits` that admission has.
 
     :raise NeedsAttention: what was kept is damaged.
     """
     store = PlacementStore(state)
-    placing = Placing(inventory, store, settings.rest_seconds)
+    placing = Placing(inventory, store, settings.rest_seconds, limits)
     maintenance = Maintenance(inventory, moves, book, store, placing)
     return PlacementParts(maintenance, Balancer(settings, Helpers(placing, moves, book, store, maintenance)))

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
+from kvmove.admission.costs import Limits
 from kvmove.errors import CheckFailed, InvalidInput, NotFound
 from kvmove.manager.inventory import Inventory, Marks
 from kvmove.manager.lookup import one_place_each
@@ -34,6 +35,7 @@ class Snapshot(NamedTuple):
     rules: Rules
     resting: frozenset[UUID]
     closed: frozenset[str]
+    limits: Limits = Limits()
 
     def cluster(self, more_resting: frozenset[UUID] = frozenset()) -> Cluster:
         vms = one_place_each(vm for vms in self.reports for vm in vms)
@@ -41,12 +43,13 @@ class Snapshot(NamedTuple):
 
 
 class Placing:
-    """Pictures over the inventory and what is kept. Lives on one event loop."""
+    """Pictures over the inventory and what is kept; `limits` are those of admission. Lives on one event loop."""
 
-    def __init__(self, inventory: Inventory, store: PlacementStore, rest_seconds: float) -> None:
+    def __init__(self, inventory: Inventory, store: PlacementStore, rest_seconds: float, limits: Limits) -> None:
         self._inventory = inventory
         self._store = store
         self._rest_seconds = rest_seconds
+        self._limits = limits
         inventory.marks = self._marks
 
     async def decide(self, policy: Callable[[Snapshot], T], *, refresh: bool = True) -> T:
@@ -118,6 +121,7 @@ class Placing:
             Rules(kept.rules),
             frozenset(UUID(vm) for vm, at in kept.moved.items() if at > since),
             frozenset({*kept.maintenance, *kept.powered_off}),
+            self._limits,
         )
 
     def _marks(self, host: str) -> Marks:

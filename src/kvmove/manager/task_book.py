@@ -194,4 +194,4 @@ def _age(task: Task) -> tuple[str, str]:
 def _lasting(task: Task) -> tuple[object, ...]:
     """What a restart must not lose."""
     phase = task.progress.phase if task.progress else ""
-    return task.state, phase, task.vm_state, task.priority, task.request, task.plan
+    return task.state, phase, task.vm_state, task.priority, task.request, task.plan, task.notes

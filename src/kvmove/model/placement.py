@@ -154,6 +154,14 @@ class Remaining(Strict):
     why: str
 
 
+class PlannedStep(Strict):
+    """What of one VM's way off a host has been decided; a disk that moves goes to the datastore of the same name."""
+
+    vm: Name
+    kind: MoveKind
+    destination: Name
+
+
 class EvacuationStep(Strict):
     """One VM's way off the host. Times are estimated seconds from the start."""
 
@@ -166,15 +174,21 @@ class EvacuationStep(Strict):
     starts: float = 0.0
     ends: float = 0.0
 
+    @property
+    def decided(self) -> PlannedStep:
+        return PlannedStep(vm=self.vm, kind=self.kind, destination=self.destination)
+
 
 class EvacuationPlan(Strict):
-    """What entering maintenance does, in order; at most `at_once` VMs move at a time."""
+    """What entering maintenance does, in order; at most `at_once` VMs move at a time. `changes` tells in words what is
+    otherwise than in the plan that it was to follow."""
 
     host: Name
     steps: tuple[EvacuationStep, ...] = ()
     remains: tuple[Remaining, ...] = ()
     at_once: int = 1
     seconds: float = 0.0
+    changes: tuple[str, ...] = ()
 
 
 class MaintenanceState(StrEnum):
@@ -185,7 +199,7 @@ class MaintenanceState(StrEnum):
 
 
 class HostMaintenance(Strict):
-    """The mark of a host that takes no VM. `since` is RFC 3339."""
+    """The mark of a host that takes no VM. `since` is RFC 3339; `steps` is what an evacuation under way follows."""
 
     state: MaintenanceState
     since: str
@@ -193,12 +207,15 @@ class HostMaintenance(Strict):
     task: str = ""
     move_disks: bool = False
     at_once: int | None = None
+    steps: tuple[PlannedStep, ...] = ()
     remains: tuple[Remaining, ...] = ()
 
 
 class MaintenanceRequest(Strict):
     """How to enter maintenance: `move_disks` allows moves of disks that no other host reaches; `at_once` is an upper
-    limit of its own on moves at a time."""
+    limit of its own on moves at a time. `steps` are those of the plan that was shown, to be followed in that order as
+    far as they are still possible; without any it is planned now."""
 
     move_disks: bool = False
     at_once: Annotated[int, Field(ge=1, le=64)] | None = None
+    steps: Annotated[tuple[PlannedStep, ...], Field(max_length=4096)] = ()

@@ -30,8 +30,8 @@ class Task(Strict):
 
     `forecast` is what was expected before it began, if anybody asked.
     `problem` is a problem+json object (see `errors`), set when the task did not succeed. `vm_state` says where the VM
-    is now. A task that others have as their `parent` moves no VM itself: its `vm` is empty, its `source` the host that
-    it is about, if it is about one.
+    is now, `notes` what went otherwise than was planned. A task that others have as their `parent` moves no VM itself:
+    its `vm` is empty, its `source` the host that it is about, if it is about one.
     """
 
     id: str
@@ -57,6 +57,7 @@ class Task(Strict):
     report: MoveReport | None = None
     problem: dict[str, object] | None = None
     vm_state: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def ended_state(self) -> bool:

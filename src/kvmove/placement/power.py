@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
+from kvmove.admission.costs import Limits
 from kvmove.model.placement import Action, Cause, Cost, Recommendation
 from kvmove.placement.cluster import Cluster, Host
-from kvmove.placement.evacuation import evacuate
+from kvmove.placement.evacuation import Terms, evacuate
 from kvmove.placement.identity import identity
 from kvmove.placement.rules import Rules
 
@@ -28,7 +29,16 @@ class PowerTuning(NamedTuple):
     never: Collection[str] = ()
 
 
-def power(cluster: Cluster, rules: Rules, tuning: PowerTuning, powered_off: Collection[str]) -> list[Recommendation]:
+_USUAL = Limits()
+
+
+def power(
+    cluster: Cluster,
+    rules: Rules,
+    tuning: PowerTuning,
+    powered_off: Collection[str],
+    limits: Limits = _USUAL,
+) -> list[Recommendation]:
     """At most one thing to do. The picture may be changed by this."""
     hosts = [host for host in cluster.hosts.values() if host.open and host.name not in powered_off]
     busy = _together(hosts)
@@ -44,13 +54,16 @@ def power(cluster: Cluster, rules: Rules, tuning: PowerTuning, powered_off: Coll
         candidates, key=lambda it: (it.memory_used + sum(guest.sent for guest in it.guests.values()), it.name)
     ):
         after = _together([it for it in hosts if it is not host], host)
-        if after <= tuning.low and (found := _power_off(host, cluster, rules, busy, after)) is not None:
+        if after <= tuning.low and (found := _power_off(host, cluster, rules, (busy, after), limits)) is not None:
             return [found]
     return []
 
 
-def _power_off(host: Host, cluster: Cluster, rules: Rules, busy: float, after: float) -> Recommendation | None:
-    plan = evacuate(cluster, host.name, rules, move_disks=False)
+def _power_off(
+    host: Host, cluster: Cluster, rules: Rules, together: tuple[float, float], limits: Limits
+) -> Recommendation | None:
+    busy, after = together
+    plan = evacuate(cluster, host.name, rules, Terms(limits=limits))
     if plan.remains:
         for step in plan.steps:
             cluster.move([cluster.by_name[step.vm]], host)

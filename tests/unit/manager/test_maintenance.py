@@ -74,7 +74,7 @@ class World:
         LoadedAgent.everybody = self.agents
         self.h1 = self.agents["h1"]
         self.settings = BalanceSettings(hold_seconds=0, interval_seconds=0.02)
-        self.limits = Limits()
+        self.limits = self.planned = Limits()
         self.stack = AsyncExitStack()
 
     async def give(self, *vms: tuple[VmStatus, float]) -> None:
@@ -93,7 +93,9 @@ class World:
         turns = Turns(self.book, self.inventory, self.limits)
         self.moves = Moves(self.inventory, self.registry, self.book, follower, turns)
         self.stack.push_async_callback(self.moves.close)
-        parts: PlacementParts = placement_parts(self.settings, self.folder, self.inventory, self.moves, self.book)
+        parts: PlacementParts = placement_parts(
+            self.settings, self.folder, self.inventory, self.moves, self.book, self.planned
+        )
         self.stack.push_async_callback(parts.close)
         self.maintenance, self.balancer = parts
         self.moves.resume()
@@ -179,7 +181,8 @@ async def test_a_restart_goes_on_with_an_evacuation(world: World) -> None:
 
 @pytest.fixture
 async def narrow(world: World) -> World:
-    """One move at a time: whatever else is asked for is queued. A move that begins on h1 is held."""
+    """One move at a time, which the plans do not know: whatever else is asked for is queued. A move that begins on h1
+    is held."""
     world.limits = Limits(host=1, storage_move=1, unified_move=1)
     world.h1.held = True
     await world.restart()

@@ -9,7 +9,7 @@ from kvmove.model.vm import VmState, VmStatus
 from kvmove.placement.choose import choices
 from kvmove.placement.cluster import picture
 from kvmove.placement.compute import Tuning, balance
-from kvmove.placement.evacuation import evacuate
+from kvmove.placement.evacuation import Terms, evacuate
 from kvmove.placement.hold import Hold
 from kvmove.placement.power import PowerTuning, power
 from kvmove.placement.rules import Rules
@@ -27,23 +27,23 @@ def three(*on_h1: tuple[VmStatus, float]) -> list[HostStatus]:
 
 def test_an_evacuation_lists_what_remains_and_moves_what_is_off_last() -> None:
     hosts, vms = three((A, 1), (B, 2), (C, 0)), [A, B, C, OFF]
-    plan = evacuate(picture(hosts, vms), "h1", Rules(), move_disks=False)
+    plan = evacuate(picture(hosts, vms), "h1", Rules())
     assert [step.vm for step in plan.steps] == ["a", "b", "off"]
     assert [step.kind for step in plan.steps] == [MoveKind.HOST] * 3
     assert [it.vm for it in plan.remains] == ["c"]
     assert "does not reach datastore local of h1, where disk root is" in plan.remains[0].why
     assert "--move-disks" in plan.remains[0].why
-    assert plan.at_once == 8
-    everything = evacuate(picture(hosts, vms), "h1", Rules(), move_disks=True)
+    assert plan.at_once == 4, "a NIC of 1 Gbit/s has room for so many"
+    everything = evacuate(picture(hosts, vms), "h1", Rules(), Terms(move_disks=True))
     assert (len(everything.steps), everything.remains, everything.at_once) == (4, (), 2)
 
 
 def test_an_evacuation_takes_as_long_as_its_bytes_on_the_wire() -> None:
-    plan = evacuate(picture(three((A, 1), (B, 1)), [A, B]), "h1", Rules(), move_disks=False)
+    plan = evacuate(picture(three((A, 1), (B, 1)), [A, B]), "h1", Rules())
     wire = 2 * 1.2 * GIB / 125_000_000
     assert [step.starts for step in plan.steps] == [0.0, 0.0]
     assert wire < plan.seconds < wire + 7
-    one_by_one = evacuate(picture(three((A, 1), (B, 1)), [A, B]), "h1", Rules(), move_disks=False, at_once=1)
+    one_by_one = evacuate(picture(three((A, 1), (B, 1)), [A, B]), "h1", Rules(), Terms(at_once=1))
     assert one_by_one.steps[1].starts == one_by_one.steps[0].ends
 
 
