@@ -32,7 +32,7 @@ def receive(channel: socket.socket, size: int) -> bytes:
 class Relayed:
     """A relay of three channels, with the listening socket of a waiting QEMU at its far end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, encrypt: bool = True) -> None:
         create_authority(folder / "ca")
         for name in ("h1", "h2"):
             issue(folder / "ca", Identity(Role.AGENT, name), folder / name)
@@ -46,7 +46,7 @@ class Relayed:
             port = int(probe.getsockname()[1])
         self.listener = DataListener(["127.0.0.1"], port, LiveContext(folder / "h2", server_context))
         self.listener.expect(
-            "m", Expected(TICKET, "h1", True, lambda hello, stream: self.far.accept(hello.number, stream))
+            "m", Expected(TICKET, "h1", encrypt, lambda hello, stream: self.far.accept(hello.number, stream))
         )
         self.listener.start()
         routes = tuple(
@@ -56,7 +56,7 @@ class Relayed:
         self.path = folder / "out.sock"
         self.relay = RelayProcess(
             RelayOrder(
-                path=self.path, routes=routes, move_id="m", ticket=TICKET.hex(), pki=folder / "h1",
+                path=self.path, routes=routes, move_id="m", ticket=TICKET.hex(), pki=folder / "h1" if encrypt else None,
                 server_name=Identity(Role.AGENT, "h2").dns_name,
             )
         )  # fmt: skip
