@@ -46,7 +46,8 @@ class Relayed:
             port = int(probe.getsockname()[1])
         self.listener = DataListener(["127.0.0.1"], port, LiveContext(folder / "h2", server_context))
         self.listener.expect(
-            "m", Expected(TICKET, "h1", encrypt, lambda hello, stream: self.far.accept(hello.number, stream))
+            "m",
+            Expected(TICKET, "h1", encrypt, lambda hello, stream: self.far.accept(hello.number, hello.attempt, stream)),
         )
         self.listener.start()
         routes = tuple(
@@ -57,7 +58,7 @@ class Relayed:
         self.relay = RelayProcess(
             RelayOrder(
                 path=self.path, routes=routes, move_id="m", ticket=TICKET.hex(), pki=folder / "h1" if encrypt else None,
-                server_name=Identity(Role.AGENT, "h2").dns_name,
+                server_name=Identity(Role.AGENT, "h2").dns_name, give_up=2.0,
             )
         )  # fmt: skip
         self.relay.wait_ready()

@@ -47,7 +47,7 @@ QUIET_SECONDS = 2.0
 class RelayOrder(Strict):
     """What to relay: QEMU will connect to `path`; `routes` has the NIC pair of each channel, main first.
 
-    `pki` None means in clear. `ticket` is hexadecimal.
+    `pki` None means in clear. `ticket` is hexadecimal. `give_up`: so many seconds may a channel be without any route.
     """
 
     path: Path
@@ -56,6 +56,7 @@ class RelayOrder(Strict):
     ticket: str
     pki: Path | None
     server_name: str
+    give_up: float
 
 
 class RelayRate(Strict):
@@ -65,9 +66,10 @@ class RelayRate(Strict):
 
 
 class RelayNews(Strict):
-    """Bytes sent by NIC, and what of the network failed."""
+    """Bytes sent by NIC, how often a connection took the place of another, and what of the network failed for good."""
 
     sent: dict[str, int] = {}
+    resumed: int = 0
     failure: str = ""
     is_last: bool = False
 
@@ -102,8 +104,12 @@ class RelayProcess:
         """Bytes sent so far, by NIC."""
         return dict(self._news.sent)
 
+    def resumed(self) -> int:
+        """How often a channel has gone on over another connection."""
+        return self._news.resumed
+
     def why(self) -> str:
-        """What of the network failed, or the relay itself; empty while all is well."""
+        """What of the network failed for good, or the relay itself; empty while all is well."""
         return self._news.failure or self._ended
 
     def limit(self, rate: int | None) -> None:
@@ -157,10 +163,10 @@ def main() -> None:
     context = LiveContext(order.pki, client_context) if order.pki is not None else None
     dialer = Dialer(order.move_id, bytes.fromhex(order.ticket), context, order.server_name)
 
-    def dial(channel: int) -> Stream:
-        return dialer.open(order.routes[channel % len(order.routes)], StreamRole.MEMORY, channel)
+    def dial(route: Route, channel: int, attempt: int) -> Stream:
+        return dialer.open(route, StreamRole.MEMORY, channel, attempt)
 
-    relay = SourceRelay(order.path, len(order.routes) - 1, dial)
+    relay = SourceRelay(order.path, order.routes, dial, order.give_up)
     relay.start()
     _tell_until_told_to_end(relay, lines)
     relay.give_up()
@@ -207,7 +213,7 @@ def _tell_until_told_to_end(relay: SourceRelay, lines: _Lines) -> None:
         for line in lines.look(wait):
             relay.bandwidth.set_cap(RelayRate.model_validate_json(line).rate)
         is_last, wait = lines.ended, NEWS_SECONDS
-        news = RelayNews(sent=relay.sent(), failure=relay.why(), is_last=is_last)
+        news = RelayNews(sent=relay.sent(), resumed=relay.resumed(), failure=relay.why(), is_last=is_last)
         try:
             os.write(sys.stdout.fileno(), news.model_dump_json().encode() + b"\n")
         except OSError:

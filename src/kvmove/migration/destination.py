@@ -234,7 +234,7 @@ class IncomingMove:
                 return inherited(self._disks.accept(hello.number, stream))
             if self._relay is None:
                 raise StreamLost("the move is over")
-            return inherited(self._relay.accept(hello.number, stream))
+            return inherited(self._relay.accept(hello.number, hello.attempt, stream))
 
     async def sync(self) -> dict[str, Any]:
         """All that was acknowledged is on stable storage, folder included, and is not written to any more; with

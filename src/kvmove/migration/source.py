@@ -246,6 +246,7 @@ class SourceMove(OutgoingMove):
             ticket=self._dialer.ticket.hex(),
             pki=self._host.pki if self.plan.encrypt else None,
             server_name=self._dialer.server_name,
+            give_up=self._host.mover.give_up,
         )
         self._relay = RelayProcess(order)
         release.callback(self._relay.close)

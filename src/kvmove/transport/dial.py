@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvmove.model.move import Route
-from kvmove.transport.stream import Stream, StreamLost, prepare_socket
+from kvmove.transport.stream import Stream, StreamLost, StreamRefused, prepare_socket
 from kvmove.wire import handshake
 from kvmove.wire.handshake import Challenge, HandshakeError, Hello, Refusal, StreamRole, Welcome
 
@@ -29,10 +29,11 @@ class Dialer:
     context: Callable[[], ssl.SSLContext] | None
     server_name: str
 
-    def open(self, route: Route, role: StreamRole, number: int) -> Stream:
+    def open(self, route: Route, role: StreamRole, number: int, attempt: int = 0) -> Stream:
         """Connect, prove the ticket, and return the stream once the destination has welcomed it.
 
-        :raise StreamLost: the destination cannot be reached this way, or refused; the text says which and why.
+        :raise StreamLost: the destination cannot be reached this way; the text says why.
+        :raise StreamRefused: the destination does not take it; the text says why.
         """
         try:
             sock = self._connect(route)
@@ -40,10 +41,11 @@ class Dialer:
             raise StreamLost(f"{route.source_address} -> {route.destination_address}: {error}") from error
         stream = Stream(sock, route.nic)
         try:
-            self._introduce(stream, Hello(move=self.move_id, role=role, number=number, nic=route.nic))
+            self._introduce(stream, Hello(move=self.move_id, role=role, number=number, nic=route.nic, attempt=attempt))
         except (StreamLost, HandshakeError) as error:
             stream.close()
-            raise StreamLost(f"{route.source_address} -> {route.destination_address}: {error}") from error
+            kind = StreamRefused if isinstance(error, StreamRefused) else StreamLost
+            raise kind(f"{route.source_address} -> {route.destination_address}: {error}") from error
         return stream
 
     def _connect(self, route: Route) -> socket.socket:
@@ -63,14 +65,14 @@ class Dialer:
         stream.send_all(handshake.PREAMBLE + handshake.encode(hello), CONNECT_TIMEOUT)
         challenge = read_message(stream)
         if isinstance(challenge, Refusal):
-            raise StreamLost(f"the destination refused: {challenge.reason}")
+            raise StreamRefused(f"the destination refused: {challenge.reason}")
         if not isinstance(challenge, Challenge):
             raise HandshakeError("expected a challenge")
         proof = handshake.proof(self.ticket, challenge.nonce, hello, encrypted=self.context is not None)
         stream.send_all(handshake.encode(proof), CONNECT_TIMEOUT)
         answer = read_message(stream)
         if isinstance(answer, Refusal):
-            raise StreamLost(f"the destination refused: {answer.reason}")
+            raise StreamRefused(f"the destination refused: {answer.reason}")
         if not isinstance(answer, Welcome):
             raise HandshakeError("expected a welcome")
 

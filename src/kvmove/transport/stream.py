@@ -57,6 +57,10 @@ class StreamLost(Exception):
     """The connection is of no use any more; everything not acknowledged on it is undelivered."""
 
 
+class StreamRefused(StreamLost):
+    """The destination answered, and does not take the stream: another attempt would fare no better."""
+
+
 @dataclass(slots=True)
 class _Output:
     """What is left of one queued item: bytes, or a range of a file; `done` is called once all is in the socket."""

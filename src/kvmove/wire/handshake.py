@@ -8,9 +8,9 @@
                                            <-  Welcome {} or Refusal {reason}
 
 The ticket is a secret of one move, given to both hosts by the manager and never sent: the proof is
-HMAC-SHA256(ticket, nonce | move | role | number | transport), so a proof is good for one connection, one role and
-one kind of transport, and what was overheard cannot be used again. After Welcome a disk stream carries `frames`, a
-memory channel the raw bytes of one of QEMU's migration connections.
+HMAC-SHA256(ticket, nonce | move | role | number | transport | attempt), so a proof is good for one connection, one role
+and one kind of transport, and what was overheard cannot be used again. After Welcome a disk stream carries `frames`, a
+memory channel `channel_frames`.
 
 Each message is JSON with a length of 4 bytes before it, at most MAX_MESSAGE bytes.
 """
@@ -46,13 +46,17 @@ class StreamRole(StrEnum):
 
 
 class Hello(Strict):
-    """What a connection is for. `number` is the stream's number, or the channel's (0 is QEMU's main channel)."""
+    """What a connection is for. `number` is the stream's number, or the channel's (0 is QEMU's main channel).
+
+    A channel's connections count their attempts: a later one takes the place of an earlier one, never the other way.
+    """
 
     kind: Literal["hello"] = "hello"
     move: Annotated[str, Field(max_length=64)]
     role: StreamRole
     number: Annotated[int, Field(ge=0, lt=2**32)]
     nic: Annotated[str, Field(max_length=64)] = ""
+    attempt: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class Challenge(Strict):
@@ -106,7 +110,7 @@ def decode(body: bytes) -> Message:
 def proof(ticket: bytes, nonce: str, hello: Hello, *, encrypted: bool) -> Proof:
     """The proof that the sender of `hello` knows the move's ticket."""
     transport = "tls" if encrypted else "plain"
-    text = "|".join((nonce, hello.move, hello.role, str(hello.number), transport))
+    text = "|".join((nonce, hello.move, hello.role, str(hello.number), transport, str(hello.attempt)))
     return Proof(mac=hmac.new(ticket, text.encode(), hashlib.sha256).hexdigest())
 
 
