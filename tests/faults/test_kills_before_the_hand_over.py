@@ -56,9 +56,23 @@ async def test_all_streams_are_cut_in_the_bulk_copy_and_the_move_repairs_itself(
 
 
 @pytest.mark.parametrize("moment", [PRE_COPY, PRE_SWITCHOVER])
-async def test_all_streams_are_cut_with_the_memory_on_its_way(faults: FaultLab, moment: str) -> None:
-    async with faults.move(hold=holds(moment)) as move:
+async def test_all_streams_are_cut_with_the_memory_on_its_way_and_qemu_never_notices(
+    faults: FaultLab, moment: str
+) -> None:
+    async with faults.move("--verify", hold=holds(moment)) as move:
         await faults.until(move, moment)
         assert await move.source.cut_streams() > 0
         faults.let_go(move)
-    await judge(faults, move, stays("stream|memory"))
+    await judge(faults, move, MOVES)
+
+
+async def test_a_nic_goes_down_with_the_memory_on_its_way_and_the_other_carries_it(faults: FaultLab) -> None:
+    async with faults.move("--verify", hold=(PRE_COPY,)) as move:
+        await faults.until(move, PRE_COPY)
+        await move.source.nic_down("mig0")  # main and a multifd channel are on it
+        try:
+            faults.let_go(move)
+            await move.process.wait()
+        finally:
+            await move.source.nic_up("mig0")
+    await judge(faults, move, MOVES)

@@ -5,14 +5,15 @@ stream (role MEMORY) to the destination, where the other end connects to the Uni
 
 - QEMU 7.2 takes the first connection it accepts for the main channel, so the relay tells them apart by their first
   four bytes, connects the main channel first, and holds the others back until the destination has it.
-- One stream per channel at a time: QEMU 7.2 reads nothing from main until all multifd channels are there, and later stops
-  reading main while it waits for them, so channels that shared a connection would deadlock.
+- One stream per channel at a time: QEMU 7.2 reads nothing from main until all multifd channels are there, and later
+  stops reading main while it waits for them, so channels that shared a connection would deadlock.
 - An end on one side is passed on at once, after what came before it.
 - A break in the network is bridged: a channel goes on over another connection (source_channel, destination_channel).
 - A channel that no route carries any more is *not* broken towards the source's QEMU: it is read on, into the void,
-  until it is closed. QEMU 7.2 hangs for good in `multifd_send_sync_main` (migration/multifd.c) when multifd channels break
-  together: a channel's thread that sees the end first leaves without posting the semaphore that the migration's thread
-  waits for. Cancelled over channels that are whole it ends well. So whoever runs the move watches `why` and cancels.
+  until it is closed. QEMU 7.2 hangs for good in `multifd_send_sync_main` (migration/multifd.c) when multifd channels
+  break together: a channel's thread that sees the end first leaves without posting the semaphore that the migration's
+  thread waits for. Cancelled over channels that are whole it ends well. So whoever runs the move watches `why` and
+  cancels.
 
 The source's relay runs in a process of its own (relay_process), because a killed agent must not break channels either.
 
@@ -23,7 +24,6 @@ and QMP.
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import struct
 import threading

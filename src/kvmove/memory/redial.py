@@ -1,4 +1,4 @@
-"""Opens a connection over whichever route answers, in a thread of its own, so that a channel is never held by a dial."""
+"""Opens a connection over whichever route answers, in a thread of its own: a channel is never held by a dial."""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ from kvmove.wire.channel_frames import (
     encode,
 )
 
+Sent = bytes | tuple[ChannelFrameKind, int]
+
 FRAMES = st.lists(
     st.one_of(
         st.binary(min_size=1, max_size=40),
@@ -26,12 +28,13 @@ FRAMES = st.lists(
 
 
 @given(FRAMES, st.lists(st.integers(1, 30), min_size=1))
-def test_frames_are_read_as_sent_however_they_are_cut(frames: list, cuts: list[int]) -> None:
+def test_frames_are_read_as_sent_however_they_are_cut(frames: list[Sent], cuts: list[int]) -> None:
     wire = b"".join(
         encode(ChannelFrameKind.DATA, len(frame)) + frame if isinstance(frame, bytes) else encode(*frame)
         for frame in frames
     )
-    reader, seen, at, turn = ChannelFrameReader(), [], 0, 0
+    seen: list[Sent] = []
+    reader, at, turn = ChannelFrameReader(), 0, 0
     while at < len(wire):
         data = memoryview(wire)[at : at + cuts[turn % len(cuts)]]
         at, turn = at + len(data), turn + 1
@@ -44,12 +47,12 @@ def test_frames_are_read_as_sent_however_they_are_cut(frames: list, cuts: list[i
     assert _joined(seen) == _joined(frames)
 
 
-def _joined(frames: list) -> list:
+def _joined(frames: list[Sent]) -> list[Sent]:
     """Bytes that follow one another are one."""
-    joined: list = []
+    joined: list[Sent] = []
     for frame in frames:
-        if joined and isinstance(frame, bytes) and isinstance(joined[-1], bytes):
-            joined[-1] += frame
+        if joined and isinstance(frame, bytes) and isinstance(last := joined[-1], bytes):
+            joined[-1] = last + frame
         else:
             joined.append(frame)
     return joined
