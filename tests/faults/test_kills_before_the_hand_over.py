@@ -71,6 +71,7 @@ async def test_a_nic_goes_down_with_the_memory_on_its_way_and_the_other_carries_
         await faults.until(move, PRE_COPY)
         await move.source.nic_down("mig0")  # main and a multifd channel are on it
         try:
+            await faults.until_nic_is_left(move, "mig0")
             faults.let_go(move)
             await move.process.wait()
         finally:

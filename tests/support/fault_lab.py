@@ -189,6 +189,13 @@ class FaultLab:
                     return
         raise AssertionError(f"the move ended too early: {await self.lab.manager.task(move.task_id)}")
 
+    async def until_nic_is_left(self, move: Move, nic: str) -> None:
+        """Wait until no disk stream is on that NIC any more."""
+        await self._until_task(
+            move,
+            lambda task: any(it.nic == nic and not it.streams for it in (task.progress.nics if task.progress else ())),
+        )
+
     async def until_gone(self, host: LabHost, point: str) -> None:
         """Wait until the agent is past that failpoint."""
         await eventually(lambda: not host.is_held(point))
