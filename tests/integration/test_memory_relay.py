@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -185,10 +186,10 @@ def test_a_stranger_cannot_resume_a_channel_nor_an_earlier_attempt(relayed: Rela
     (near, far), *_ = pairs(relayed)
     route = Route(nic="mig0", source_address="127.0.0.1", destination_address="127.0.0.1", port=relayed.port)
     name = Identity(Role.AGENT, "h2").dns_name
-    stranger = Dialer("m", bytes(31) + b"x", client_context(tmp_path / "h1"), name)
+    stranger = Dialer("m", bytes(31) + b"x", partial(client_context, tmp_path / "h1"), name)
     with pytest.raises(StreamRefused, match="proof"):
         stranger.open(route, StreamRole.MEMORY, 0, 99)
-    late = Dialer("m", TICKET, client_context(tmp_path / "h1"), name)
+    late = Dialer("m", TICKET, partial(client_context, tmp_path / "h1"), name)
     with pytest.raises(StreamRefused, match="attempt 1 of memory channel 0 came after 1"):
         late.open(route, StreamRole.MEMORY, 0, 1)
     assert exchange(near, far, 1_000_000, lambda: None)
@@ -199,7 +200,7 @@ def test_a_later_connection_closes_the_one_before(relayed: Relayed, tmp_path: Pa
     pairs(relayed)
     before = relayed.streams[0]
     route = Route(nic="mig0", source_address="127.0.0.1", destination_address="127.0.0.1", port=relayed.port)
-    dialer = Dialer("m", TICKET, client_context(tmp_path / "h1"), Identity(Role.AGENT, "h2").dns_name)
+    dialer = Dialer("m", TICKET, partial(client_context, tmp_path / "h1"), Identity(Role.AGENT, "h2").dns_name)
     later = dialer.open(route, StreamRole.MEMORY, 0, 99)
     assert before.sock.fileno() == -1, "it was closed before the later one was welcomed"
     later.close()

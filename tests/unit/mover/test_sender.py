@@ -71,10 +71,11 @@ class OneFrame(Bandwidth):
 
 @pytest.fixture
 def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ends = socket.socketpair()
-    yield ends
-    for end in ends:
-        end.close()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    with near, far:
+        yield near, far
 
 
 def test_writes_held_for_a_region_that_was_sent_do_not_wait_for_bulks_credit(
