@@ -14,10 +14,13 @@ from kvmove.disk.offload import Offload, Rung
 from kvmove.disk.raw_file import RawFile
 from kvmove.disk.raw_target import RawTarget
 from kvmove.model.move import Route
+from kvmove.model.terms import Compress
 from kvmove.mover.bulk_copy import ZERO_GRAIN
+from kvmove.mover.compression import Compression
 from kvmove.mover.disk_move import DiskMove
 from kvmove.mover.move_terms import CopyTerms, MoverSettings, MovingDisk
 from kvmove.mover.receiver import DiskReceiver
+from kvmove.mover.time_spent import Wait
 from kvmove.pki.authority import create_authority, issue
 from kvmove.pki.contexts import LiveContext, client_context, server_context
 from kvmove.pki.identity import Identity, Role
@@ -26,6 +29,8 @@ from kvmove.transport.dial import Dialer
 from kvmove.transport.listener import DataListener, Expected
 from kvmove.transport.stream import StreamLost
 from kvmove.units import MIB
+from kvmove.wire import frames
+from kvmove.wire.compressed import Packer
 from kvmove.wire.handshake import StreamRole
 from tests.support.file_systems import cached
 from tests.support.writing_guest import FakeMirror, Guest, make_source
@@ -130,6 +135,84 @@ def test_a_writing_guest_loses_nothing(setup: Setup) -> None:
     assert mirror.answered == guest.written
 
 
+def make_text(path: Path) -> None:
+    """Words in place of what random data there is, but for the last MiB of it: that gets no smaller."""
+    with path.open("r+b") as file:
+        for start in range(0, SIZE - 9 * MIB, 6 * MIB):
+            file.seek(start)
+            file.write(b"%012d words that are not random\n" % start * (2 * MIB // 44))
+
+
+def compressing(move: DiskMove, *, understood: bool = True) -> None:
+    move.compression = Compression(Compress.ON)
+    move.compression.begin(understood=understood)
+
+
+def test_compressed_a_writing_guest_loses_nothing_and_less_is_sent(setup: Setup) -> None:
+    move, destination, folder = setup
+    make_text(folder / "source.raw")
+    compressing(move)
+    mirror = FakeMirror()
+    move.mirror(0).server = mirror
+    move.start(10)
+    move.start_copy()
+    copied(move)
+    sent = sum(nic.sent for nic in move.snapshot()[1].values())
+    assert sent < 8 * 2 * MIB / 2
+    assert move.compression.before > 12 * MIB
+    assert move.compression.after < move.compression.before / 4
+    with Guest(folder / "source.raw", move) as guest:
+        for _ in range(3):
+            time.sleep(0.05)
+            for sender in list(move._by_number.values()):
+                sender.cut()
+        time.sleep(0.2)
+        copied(move)
+    finish(move, destination, folder)
+    assert mirror.answered == guest.written
+    figures = move.figures()
+    assert figures.disks[0].compress_seconds > 0
+    assert figures.disks[0].read_bytes >= 8 * 2 * MIB
+    assert all(0 <= sum(stream.waited.values()) <= stream.open_seconds + 0.1 for stream in figures.streams)
+    assert destination.receiver.times().write_seconds > 0
+
+
+def test_an_older_destination_gets_no_compressed_frame(setup: Setup) -> None:
+    move, destination, folder = setup
+    make_text(folder / "source.raw")
+    compressing(move, understood=False)
+    move.start(10)
+    move.start_copy()
+    copied(move)
+    finish(move, destination, folder)
+    assert move.compression.before == 0
+    assert sum(nic.sent for nic in move.snapshot()[1].values()) > 16 * MIB
+
+
+@pytest.mark.parametrize(
+    ("offset", "payload"),
+    [
+        (0, b"\0\0\x10\0 no zstd"),
+        (0, b"\xff\xff\xff\xff" + bytes(64)),
+        (SIZE - 4096, Packer().pack(memoryview(bytes(8192)))),
+        (0, (4096).to_bytes(4, "big") + Packer().pack(memoryview(bytes(frames.MAX_PAYLOAD)))[4:]),
+    ],
+    ids=["garbage", "too-long", "beyond-the-end", "more-than-declared"],
+)
+def test_a_hostile_compressed_frame_ends_its_stream_and_writes_nothing(
+    setup: Setup, offset: int, payload: bytes
+) -> None:
+    move, destination, _ = setup
+    stream = move._dial(Route(nic="x", source_address="127.0.0.1", destination_address="127.0.0.1",
+                              port=destination.port), 77)  # fmt: skip
+    stream.send_all(frames.zstd_header(0, offset, len(payload)) + payload, 5.0)
+    with pytest.raises(StreamLost, match="peer"):
+        stream.receive_exactly(1, 5.0)
+    stream.close()
+    assert destination.receiver.applied_bytes == 0
+    assert destination.receiver.failure == ""
+
+
 def test_streams_cut_again_and_again_lose_nothing(setup: Setup) -> None:
     move, destination, folder = setup
     mirror = FakeMirror()
@@ -232,6 +315,9 @@ def test_a_capped_move_within_a_host_reads_and_writes_no_faster(tmp_path: Path) 
             time.sleep(1.0)
             moved = offload.moved[Rung.READ_WRITE]
             assert 0 < moved <= 4 * MIB * (time.monotonic() - began) + 3 * MIB
+            figures = move.figures()
+            assert sum(stream.waited[Wait.CAP] for stream in figures.streams) > 0.5
+            assert min(figures.disks[0].read_seconds, figures.disks[0].write_seconds) > 0
             move.bandwidth.set_cap(None)
             copied(move)
         finally:
