@@ -177,6 +177,28 @@ def test_compressed_a_writing_guest_loses_nothing_and_less_is_sent(setup: Setup)
     assert destination.receiver.times().write_seconds > 0
 
 
+@pytest.mark.parametrize("text", [True, False], ids=["words", "noise"])
+def test_auto_compresses_by_itself_what_gets_smaller_where_the_network_is_narrow(setup: Setup, text: bool) -> None:
+    """The cap makes it narrow; how idle this machine is, is not left to chance."""
+    move, destination, folder = setup
+    if text:
+        make_text(folder / "source.raw")
+    move.compression = Compression(Compress.AUTO, idle=lambda: 0.9, look_seconds=0.1)
+    move.compression.begin(understood=True)
+    move.bandwidth.set_cap(6 * MIB)
+    move.start(10)
+    move.start_copy()
+    copied(move)
+    move.bandwidth.set_cap(None)
+    finish(move, destination, folder)
+    if text:
+        assert move.compression.after < move.compression.before / 4
+        assert move.compression.before > MIB
+    else:
+        assert move.compression.before == 0
+        assert "does not get smaller" in move.compression.why
+
+
 def test_an_older_destination_gets_no_compressed_frame(setup: Setup) -> None:
     move, destination, folder = setup
     make_text(folder / "source.raw")

@@ -20,6 +20,9 @@ from kvmove.wire.compressed import Packer
 
 LOOK_SECONDS = 1.0
 
+LEAST_BYTES = 1024 * 1024
+"""Of disk data between two looks: less says nothing, so a look waits for it."""
+
 SAMPLE_EVERY = 4
 """While it is tried, one frame of so many is compressed."""
 
@@ -54,12 +57,18 @@ def parse_stat(line: str) -> tuple[int, int]:
 class Compression:
     """Of one move. Off until `begin`. Any thread may ask; `look` is one thread's."""
 
-    def __init__(self, mode: Compress = Compress.OFF, idle: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        mode: Compress = Compress.OFF,
+        idle: Callable[[], float] | None = None,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
         self.before = 0
         self.after = 0
         self.seconds = 0.0
         self._mode = mode
         self._idle = idle or IdleShare()
+        self._look_seconds = look_seconds
         self._policy = CompressionPolicy(mode, understood=False)
         self._lock = threading.Lock()
         self._seen = (0, 0, 0)  # frames tried, their bytes before and after, since the last look
@@ -91,16 +100,20 @@ class Compression:
     def look(self, now: float, streams: Callable[[], list[StreamFigures]], copied: Callable[[], int]) -> None:
         """From time to time: decide anew. `copied` gives the bytes of bulk data that went, as they are on the disk;
         `streams` what the streams waited for."""
-        if self._mode is not Compress.AUTO or (self._looked is not None and now - self._looked < LOOK_SECONDS):
+        if self._mode is not Compress.AUTO or (self._looked is not None and now - self._looked < self._look_seconds):
+            return
+        size = copied()
+        if self._looked is not None and size - self._at[2] < LEAST_BYTES:
             return
         looked, self._looked = self._looked, now
-        figures = (*network_wait(streams()), copied())
+        figures = (*network_wait(streams()), size)
         idle = self._idle()
         before, self._at = self._at, figures
         with self._lock:
-            (frames, whole, small), self._seen = self._seen, (0, 0, 0)
+            frames, whole, small = self._seen
         if looked is None:
             return
+        was = self.state
         spent, wire, moved = (new - old for new, old in zip(figures, before, strict=True))
         self._policy.look(
             now,
@@ -109,10 +122,12 @@ class Compression:
                 idle_share=idle,
                 frames=frames,
                 ratio=small / whole if whole else 1.0,
-                rate=moved / (now - looked),
-                size=int(moved),
+                rate=moved / spent if spent > 0 else 0.0,
             ),
         )
+        if not (was is State.TRYING and self.state is State.TRYING):  # a try takes as many looks as its samples do
+            with self._lock:
+                self._seen = (0, 0, 0)
 
 
 def network_wait(streams: list[StreamFigures]) -> tuple[float, float]:

@@ -47,9 +47,6 @@ LOOKS = 3
 FIRST_REST, MOST_REST = 5.0, 60.0
 """Seconds."""
 
-LEAST_BYTES = 1024 * 1024
-"""Of bulk data between two looks: less says nothing."""
-
 
 class State(StrEnum):
     OFF = "off"
@@ -59,15 +56,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was between two looks: shares of one, frames compressed with their sizes' ratio, and disk bytes copied a
-    second, of `size` in all."""
+    """What was between two looks: shares of one, frames compressed with their sizes' ratio (of a try: since it began),
+    and disk bytes copied in a second in which a stream had something to do."""
 
     wire_share: float
     idle_share: float
     frames: int
     ratio: float
     rate: float
-    size: int
 
 
 class CompressionPolicy:
@@ -91,7 +87,7 @@ class CompressionPolicy:
 
     def look(self, now: float, reading: Reading) -> State:
         """What is done from now on."""
-        if self._mode is not Compress.AUTO or reading.size < LEAST_BYTES:
+        if self._mode is not Compress.AUTO:
             return self.state
         if self.state is State.OFF:
             self._consider(now, reading)

@@ -64,6 +64,21 @@ def test_auto_tries_a_few_frames_where_the_network_is_waited_for(data: memoryvie
     assert compression.state is state
 
 
+def test_a_look_waits_for_enough_data_however_narrow_the_network_is() -> None:
+    compression = Compression(Compress.AUTO, idle=lambda: 0.9)
+    compression.begin(understood=True)
+    one = packer(compression)
+
+    def look(second: int) -> None:
+        compression.look(float(second), lambda: streams(second, second), lambda: second * 64 * 1024)
+
+    for second in range(100):
+        look(second)
+        if second % 4 == 0:
+            one.pack(0, TEXT)
+    assert compression.state is State.ON
+
+
 def test_a_destination_that_takes_no_more_is_no_slow_network() -> None:
     assert network_wait(streams(10, 8)) == (10, 8)
     assert network_wait(streams(10, 8, TcpInfo(receiver_limited=7.5))) == (10, 0.5)

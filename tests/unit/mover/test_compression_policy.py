@@ -20,7 +20,7 @@ from kvmove.mover.compression_policy import (
 )
 from kvmove.units import MIB
 
-WAITING = Reading(wire_share=0.9, idle_share=0.6, frames=0, ratio=1.0, rate=10 * MIB, size=10 * MIB)
+WAITING = Reading(wire_share=0.9, idle_share=0.6, frames=0, ratio=1.0, rate=10 * MIB)
 """The network is waited for, and there is processor to spare."""
 
 GOOD = replace(WAITING, frames=SAMPLES, ratio=0.4)
@@ -45,7 +45,6 @@ def looked(policy: CompressionPolicy, *readings: Reading) -> State:
         ((WAITING,), State.TRYING),
         ((replace(WAITING, wire_share=0.4),), State.OFF),
         ((replace(WAITING, idle_share=0.1),), State.OFF),
-        ((replace(WAITING, size=1000),), State.OFF),
         ((WAITING, GOOD), State.ON),
         ((WAITING, replace(GOOD, frames=SAMPLES - 1)), State.TRYING),
         ((WAITING, RANDOM), State.OFF),
@@ -89,7 +88,7 @@ def test_an_operators_word_and_an_older_destination_are_obeyed(
 SHARES = st.floats(0, 1)
 READINGS = st.builds(
     Reading, wire_share=SHARES, idle_share=SHARES, frames=st.integers(0, 50), ratio=st.floats(0, 1.1),
-    rate=st.floats(0, 1e9), size=st.integers(0, 2**32),
+    rate=st.floats(0, 1e9),
 )  # fmt: skip
 
 
