@@ -31,7 +31,7 @@ MOVE = "far"
 TICKET = b"one move's secret"
 BLOCK = 4096
 WRITES_PER_SECOND = 200
-WITHIN = 120.0
+WITHIN = 25.0
 
 
 class TimedMirror(FakeMirror):
