@@ -12,12 +12,13 @@ from tests.support.mover_model import MoverModel
 EVENTS = 40
 
 
-def walk(model: MoverModel, dice: Random) -> None:
-    """EVENTS events with `model`, and its end; raises what the model raises."""
+def walk(model: MoverModel, dice: Random, *, paced: bool = False) -> None:
+    """EVENTS events with `model`, and its end; raises what the model raises. `paced`: streams have speeds."""
+    events = (*_EVENTS, _stream_is_so_fast) if paced else _EVENTS
     for _ in range(2):
         model.open_stream()
     for _ in range(EVENTS):
-        _EVENTS[dice.randrange(len(_EVENTS))](model, dice)
+        events[dice.randrange(len(events))](model, dice)
         model.check()
     model.finish()
 
@@ -72,6 +73,13 @@ def _frames_are_applied(model: MoverModel, dice: Random) -> None:
 def _stream_opens(model: MoverModel, dice: Random) -> None:
     if len(model.living()) < 3:
         model.open_stream()
+
+
+def _stream_is_so_fast(model: MoverModel, dice: Random) -> None:
+    living = model.living()
+    if living:
+        state = model.dispatcher.streams[living[dice.randrange(len(living))]]
+        state.pace, state.round_trip = dice.choice([None, 1.0, 20.0, 1000.0]), dice.choice([0.0, 2.0])
 
 
 def _time_passes(model: MoverModel, dice: Random) -> None:

@@ -71,7 +71,7 @@ def to_leave(streams: Mapping[int, Seen], left: int) -> dict[int, str]:
 
 
 def _why_dead(seen: Seen) -> str:
-    return f"its link is down for {format_duration(seen.link_down)}" if seen.is_down else (
+    return f"its link has been down for {format_duration(seen.link_down)}" if seen.is_down else (
         f"{format_duration(seen.silent)} without an answer"
     )  # fmt: skip
 

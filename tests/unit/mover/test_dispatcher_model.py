@@ -114,6 +114,16 @@ class MoverMachine(RuleBasedStateMachine):
         self.model.finish()
 
 
+class PacedMachine(MoverMachine):
+    """Streams of known and changing speed, which bounds what each is given."""
+
+    @precondition(lambda self: self.model.living())
+    @rule(data=st.data(), pace=st.sampled_from([None, 1.0, 20.0, 1000.0]), round_trip=st.sampled_from([0.0, 2.0]))
+    def stream_is_so_fast(self, data: st.DataObject, pace: float | None, round_trip: float) -> None:
+        state = self.model.dispatcher.streams[data.draw(st.sampled_from(self.model.living()))]
+        state.pace, state.round_trip = pace, round_trip
+
+
 PROFILE = settings(
     max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
 )  # fmt: skip
@@ -135,7 +145,11 @@ def test_disks_that_take_turns_and_are_not_blank_lose_nothing_either() -> None:
 
 
 def find_defect(
-    make: Callable[..., Dispatcher], model: type[MoverModel] = MoverModel, disks: list[DiskTerms] = DISKS
+    make: Callable[..., Dispatcher],
+    model: type[MoverModel] = MoverModel,
+    disks: list[DiskTerms] = DISKS,
+    *,
+    paced: bool = False,
 ) -> None:
     """A walk over the model must fail with the planted bug that `make` or `model` builds in.
 
@@ -144,7 +158,7 @@ def find_defect(
     """
     with pytest.raises((AssertionError, KeyError)):
         for seed in range(WALKS):
-            walk(model(disks, make), random.Random(seed))
+            walk(model(disks, make), random.Random(seed), paced=paced)
 
 
 def with_regions(planted: type[RegionMap]) -> Callable[..., Dispatcher]:
@@ -321,6 +335,16 @@ def test_a_guest_that_is_not_answered_when_its_write_is_dropped_is_found() -> No
                 disk.waiting.update({cookie: write for cookie, write in waiting.items() if not write.parts < 0})
 
     find_defect(Planted)
+
+
+def test_streams_of_any_speed_lose_nothing_and_never_all_stand_back() -> None:
+    run_state_machine_as_test(PacedMachine, settings=PROFILE)
+
+    class Planted(Dispatcher):
+        def _may_take(self, stream: int) -> bool:
+            return self.streams[stream].pace is None
+
+    find_defect(Planted, paced=True)
 
 
 def test_holes_sent_as_nothing_on_a_second_visit_are_found() -> None:
