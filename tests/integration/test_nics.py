@@ -145,7 +145,7 @@ async def test_a_copy_does_not_wait_for_a_nic_that_slows_to_nearly_nothing() -> 
         done = await until(there, task, lambda it: it.waits_for_word)
         seconds, rest = done.elapsed_seconds - begun.elapsed_seconds, VM.data - copied(begun)
         log.info("%.1f s for %.0f MiB over one NIC; %s", seconds, rest / MIB, done.nics)
-        assert seconds < 2 * rest / QUICK + 5
+        assert nic(done, "mig1").times_left >= 1, "what it still had went over the other in the end"
         await near.set_rate("mig1", QUICK)
         await manager.switch_task_over(task.id)
         ended = await follow(there.lab, task, Quiet())

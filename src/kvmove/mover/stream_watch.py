@@ -3,7 +3,7 @@
     silent      nothing of what was sent again, or of what was asked, was answered for some round trips: a link that is
                 down or drops everything. Only while another stream is answered; if none is, leaving gains nothing
     link down   the NIC itself says so, and went on saying so for a moment
-    drags       all others are done, and what this one still has would take it long and them not
+    drags       others have nothing to do any more, and what this one still has would take it long and them not
 
 A stream that is left gives its regions back like one that broke, and they go over the others. The same way is tried
 again, after a wait that doubles while streams over it do not last.
@@ -77,15 +77,16 @@ def _why_dead(seen: Seen) -> str:
 
 
 def _dragging(streams: Mapping[int, Seen]) -> dict[int, str]:
-    """The one stream that everything waits for, if the others would be done with what it has so much sooner."""
-    at_work = [number for number, seen in streams.items() if seen.load.given]
+    """Those that everything waits for, if streams that have nothing to do would be done with it so much sooner."""
+    given = sum(seen.load.given for seen in streams.values())
     idle = sum(seen.load.pace or 0.0 for seen in streams.values() if not seen.load.given)
-    if len(at_work) != 1 or not idle:
+    if not given or not idle:
         return {}
-    load = streams[at_work[0]].load
-    if load.seconds() < DRAG_SECONDS or load.given / idle > DRAG_SHARE * load.seconds():
-        return {}
-    return {at_work[0]: f"its last {format_size(load.given)} would take {format_duration(load.seconds())} more"}
+    return {
+        number: f"its last {format_size(load.given)} would take {format_duration(load.seconds())} more"
+        for number, load in ((number, seen.load) for number, seen in streams.items())
+        if load.given and load.seconds() >= max(DRAG_SECONDS, given / idle / DRAG_SHARE)
+    }
 
 
 def next_wait(wait: float, lived: float) -> float:

@@ -72,6 +72,7 @@ def test_the_picture_has_phases_bars_nics_and_the_whole() -> None:
     assert "✓ copying disks   ● copying memory   ○ switching over" in text
     assert "disk root" in text
     assert "mig0  117.0 MiB/s" in text
+    assert text.index("AVERAGE") < text.index("STATE")
     assert "12.4 s  61.0 %  117.0 MiB/s  1.5 GiB of 2.5 GiB  about 9.0 s left" in text
 
 

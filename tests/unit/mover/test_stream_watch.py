@@ -36,6 +36,7 @@ LEFT = 50 * MIB
         ([replace(DOWN, link_down=0.2), WELL], LEFT, set()),
         ([replace(DOWN, unanswered=0), WELL], LEFT, set()),  # the NIC says down, and carries data
         ([DRAGS, IDLE], 0, {0}),
+        ([DRAGS, IDLE, DRAGS, WELL], 0, {0, 2}),  # two streams over one slow NIC
         ([DRAGS, IDLE], LEFT, set()),  # there is other work yet
         ([DRAGS, WELL], 0, set()),
         ([DRAGS], 0, set()),
