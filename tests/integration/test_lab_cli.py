@@ -30,6 +30,16 @@ async def test_a_lab_is_shown_used_and_taken_down(capfd: pytest.CaptureFixture[s
         assert await command("lab", "exec", "--name", spec.name, "h2", "--", "sh", "-c", "hostname; exit 7") == 7
         assert capfd.readouterr().out == "h2\n"
         assert await command("lab", "exec", "--name", spec.name, "h9", "--", "true") == 4
+        for change, shown_as in (("down", "DOWN"), ("up", "UP")):
+            assert await command("lab", "nic", "--name", spec.name, "h2", "mig1", change, "-o", "json") == 0
+            assert json.loads(capfd.readouterr().out)["link"] == change
+            link = json.loads(await lab.host("h2").exec(["ip", "-j", "link", "show", "mig1"]))
+            assert link[0]["operstate"] == shown_as
+        assert await command("lab", "nic", "--name", spec.name, "h2", "mig1", "80Mbit") == 0
+        assert "mig1 of h2 has 9.5 MiB/s in both directions." in capfd.readouterr().out
+        assert "rate 80Mbit" in await lab.host("h2").exec(["tc", "qdisc", "show", "dev", "mig1"])
+        assert await command("lab", "nic", "--name", spec.name, "h2", "mgmt0", "down") == 4
+        assert await command("lab", "nic", "--name", spec.name, "h2", "mig1", "sideways") == 2
         assert await command("lab", "down", "--name", spec.name) == 0
         assert lab.leftovers() == []
         assert await command("lab", "status", "--name", spec.name) == 9

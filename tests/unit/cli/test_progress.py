@@ -13,7 +13,7 @@ from kvmove.cli.options import Options
 from kvmove.cli.output import Printer
 from kvmove.cli.progress import MoveView, plain_line, summary
 from kvmove.cli.shown import LINE, Shown, follow
-from kvmove.model.move import DiskProgress, MemoryProgress, MoveProgress, Phase
+from kvmove.model.move import DiskProgress, MemoryProgress, MoveProgress, NicProgress, NicState, Phase
 from kvmove.units import GIB, MIB
 from tests.support import samples
 
@@ -74,6 +74,14 @@ def test_the_picture_has_phases_bars_nics_and_the_whole() -> None:
     assert "mig0  117.0 MiB/s" in text
     assert text.index("AVERAGE") < text.index("STATE")
     assert "12.4 s  61.0 %  117.0 MiB/s  1.5 GiB of 2.5 GiB  about 9.0 s left" in text
+
+
+def test_a_nic_that_is_left_says_why() -> None:
+    left = NicProgress(nic="mig1", sent=GIB, average=90 * MIB, state=NicState.LEFT, reason="1.2 s without an answer")
+    progress = samples.progress(Phase.COPYING_DISKS, 50.0).model_copy(update={"nics": (left,)})
+    text = drawn(view_of(progress))
+    assert "mig1  0 B/s  90.0 MiB/s  1.0 GiB        0  left: 1.2 s without an answer" in text
+    assert "mig1 left: 1.2 s without an answer" in plain_line(progress, 50.0)
 
 
 def test_a_disk_that_is_not_in_its_normal_mode_says_why() -> None:

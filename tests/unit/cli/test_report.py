@@ -4,9 +4,9 @@ import pytest
 from rich.console import Console
 
 from kvmove.cli.report import digest_words, outcome, render_report
-from kvmove.model.move import DiskReport, MoveReport
+from kvmove.model.move import DiskReport, MoveReport, NicProgress, NicState
 from kvmove.model.task import TaskState
-from kvmove.units import GIB
+from kvmove.units import GIB, MIB
 from tests.support import samples
 
 
@@ -37,6 +37,20 @@ def test_every_figure_is_there() -> None:
         "equal on both sides: aa11",
     ):
         assert said in text
+
+
+def test_what_became_of_a_nic_is_told() -> None:
+    nics = (
+        NicProgress(nic="mig0", sent=2 * GIB, average=117 * MIB),
+        NicProgress(nic="mig1", sent=GIB, average=60 * MIB, times_left=2, seconds_left=8.3),
+        NicProgress(
+            nic="mig2", sent=1, average=1, times_left=1, seconds_left=20.0, state=NicState.LEFT, reason="timed out"
+        ),
+    )
+    text = drawn(samples.report().model_copy(update={"nics": nics}))
+    assert "mig0: 117.0 MiB/s on average\n" in text
+    assert "mig1: 60.0 MiB/s on average; left 2 times, for 8.3 s in all\n" in text
+    assert "left once, for 20.0 s in all; left at the end: timed out\n" in text
 
 
 def test_a_report_of_nothing_is_no_stumbling_block() -> None:

@@ -106,6 +106,16 @@ def test_the_rate_is_what_the_nics_send_and_settles_on_it() -> None:
     assert now.rate == sum(nic.rate for nic in now.nics)
 
 
+def test_the_average_of_a_nic_is_over_the_time_in_which_it_sent() -> None:
+    meter = ProgressMeter(move_plan())
+    for second in range(31):
+        sent = min(second, 10) * 100 * MIB
+        now = meter.update(second, Phase.COPYING_DISKS, [root(0)], NOTHING, [NicProgress(nic="mig0", sent=sent)])
+    assert now.nics[0].average == 100 * MIB
+    assert now.nics[0].rate < MIB
+    assert [(nic.average, nic.rate) for nic in meter.over_all(now.nics)] == [(100 * MIB, 0)]
+
+
 def test_asking_often_does_not_make_the_rate_jump() -> None:
     meter = ProgressMeter(move_plan())
     rates = []
