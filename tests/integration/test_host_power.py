@@ -1,6 +1,5 @@
 """Power on a lab of four hosts: an idle one is emptied and powered off by the command, and on again when needed."""
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -8,15 +7,18 @@ from uuid import uuid4
 
 import pytest
 
-from kvmove.errors import Unreachable
+from kvmove.lab import processes
 from kvmove.lab.lab import Lab
 from kvmove.lab.spec import SHARED, LabSpec
-from kvmove.model.host import HostStatus
 from kvmove.model.vm import DiskDefinition, VmDefinition
 from kvmove.units import GIB, MIB
+from tests.support.comes_true import comes_true
+from tests.support.eventually import eventually
 from tests.support.labs import SMALL, lab_name, tidy_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.full, pytest.mark.timeout(600)]
+
+MANAGER = ["-m", "kvmove", "manager"]
 
 SWITCH = """
 import asyncio, sys
@@ -38,22 +40,15 @@ async def with_power(lab: Lab, said: Path) -> None:
     config = lab.folders.host("world") / "manager.toml"
     config.write_text(config.read_text() + "\n".join(lines) + "\n")
     await lab.hold("world", "manager")
-    while lab.folders.manager_socket.exists():
-        await asyncio.sleep(0.1)
+    await eventually(lambda: not any(processes.argv(pid)[1:4] == MANAGER for pid in lab.world.pids()))
     await lab.release("world", "manager")
+    await lab.ready()
 
 
 async def run_vm(lab: Lab, name: str, host: str, memory: int) -> None:
     disk = DiskDefinition(name="root", datastore=SHARED, size=16 * MIB)
     await lab.manager.define_vm(host, VmDefinition(name=name, uuid=uuid4(), memory=memory, disks=(disk,)))
     await lab.manager.start_vm(name)
-
-
-async def h4(lab: Lab) -> HostStatus | None:
-    try:
-        return await lab.manager.host("h4")
-    except Unreachable:
-        return None
 
 
 async def test_an_idle_host_is_emptied_and_powered_off_and_on_when_it_is_needed(tmp_path: Path) -> None:
@@ -65,14 +60,20 @@ async def test_an_idle_host_is_emptied_and_powered_off_and_on_when_it_is_needed(
     async with tidy_lab(spec) as lab:
         await run_vm(lab, "a", "h4", 256 * MIB)
         await with_power(lab, said)
-        while (seen := await h4(lab)) is None or not (said.exists() and seen.powered_off):
-            await asyncio.sleep(0.5)
+
+        async def is_off() -> bool:
+            return said.exists() and (await lab.manager.host("h4")).powered_off
+
+        await comes_true(is_off)
         assert said.read_text() == "power-off h4\n"
         assert (await lab.manager.vm("a")).host != "h4"
         assert not (await lab.status())["hosts"]["h4"]["running"]
         for name, host in {"b": "h1", "c": "h2", "d": "h3"}.items():
             await run_vm(lab, name, host, 1920 * MIB)
-        while (seen := await h4(lab)) is None or seen.powered_off or not seen.reachable:
-            await asyncio.sleep(0.5)
+
+        async def takes_vms() -> bool:
+            seen = await lab.manager.host("h4")
+            return seen.reachable and not seen.powered_off and seen.maintenance is None
+
+        await comes_true(takes_vms)
         assert said.read_text() == "power-off h4\npower-on h4\n"
-        assert seen.maintenance is None, "it takes VMs again"

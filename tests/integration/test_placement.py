@@ -18,6 +18,8 @@ from kvmove.model.placement import EvacuationPlan, MaintenanceRequest, Maintenan
 from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import DiskDefinition, VmDefinition, VmState
 from kvmove.units import GIB, MIB
+from tests.support.comes_true import comes_true
+from tests.support.eventually import eventually
 from tests.support.labs import SMALL, lab_name, tidy_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.full, pytest.mark.timeout(600)]
@@ -33,7 +35,8 @@ async def six_on_h1(purpose: str) -> AsyncIterator[Lab]:
     """Four hosts that count as having 4 GiB, and six running VMs without an operating system on the first. Memory that
     is promised is what loads the hosts: it does not depend on what this machine does otherwise."""
     spec = LabSpec(
-        name=lab_name(purpose), hosts=("h1", "h2", "h3", "h4"), nics=(0,), datastore=SMALL, shared=True, host_memory=4 * GIB
+        name=lab_name(purpose), hosts=("h1", "h2", "h3", "h4"), nics=(0,), datastore=SMALL, shared=True,
+        host_memory=4 * GIB,
     )  # fmt: skip
     async with tidy_lab(spec) as lab:
         for name, datastore in PLACES.items():
@@ -62,8 +65,7 @@ async def held_in_the_middle(lab: Lab, request: MaintenanceRequest) -> Task:
     """An evacuation of h1 of which the first moves have begun and stand still until `lab.host("h1").disarm(HELD)`."""
     lab.host("h1").arm(HELD, "hold")
     task = await lab.manager.enter_maintenance("h1", request)
-    while not lab.host("h1").is_held(HELD):
-        await asyncio.sleep(0.05)
+    await eventually(lambda: lab.host("h1").is_held(HELD))
     return task
 
 
@@ -75,7 +77,7 @@ async def places(lab: Lab) -> dict[str, str]:
 
 async def kinds(lab: Lab, parent: Task) -> dict[str, MoveKind]:
     tasks = [task for task in await lab.manager.tasks() if task.parent == parent.id]
-    assert all(task.state is TaskState.SUCCEEDED for task in tasks)
+    assert [(task.vm, task.state, task.problem) for task in tasks if task.state is not TaskState.SUCCEEDED] == []
     return {task.vm: task.plan.kind for task in tasks if task.plan is not None}
 
 
@@ -164,8 +166,10 @@ async def test_a_balance_run_does_what_its_plan_said() -> None:
         assert await places(lab) == dict.fromkeys(PLACES, "h1") | moved
         assert set((await kinds(lab, task)).values()) == {MoveKind.HOST}
         assert {it.recommendation.id for it in await lab.manager.balance_history()} == ids
-        async with asyncio.timeout(60):  # what the moves themselves took of the hosts is over by then
-            while abs((await lab.manager.balance_status()).imbalance - plan.imbalance_after) > 0.05:
-                await asyncio.sleep(1)
+
+        async def is_as_planned() -> bool:
+            return abs((await lab.manager.balance_status()).imbalance - plan.imbalance_after) < 0.05
+
+        await comes_true(is_as_planned)  # once what the moves themselves take of the hosts is over
         again = await lab.manager.balance_plan()
         assert not {it.vm for it in again.recommendations} & set(moved), "they rest"
