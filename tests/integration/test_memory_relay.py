@@ -53,10 +53,7 @@ class Relayed:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = self.port = int(probe.getsockname()[1])
         self.listener = DataListener(["127.0.0.1", "127.0.0.2"], port, LiveContext(folder / "h2", server_context))
-        self.listener.expect(
-            "m",
-            Expected(TICKET, "h1", encrypt, lambda hello, stream: self.far.accept(hello.number, hello.attempt, stream)),
-        )
+        self.listener.expect("m", Expected(TICKET, "h1", encrypt, self._accept))
         self.listener.start()
         routes = tuple(
             Route(nic=nic, source_address=address, destination_address=address, port=port)
@@ -74,11 +71,12 @@ class Relayed:
     def _accept(self, hello: Hello, stream: Stream) -> Callable[[], None]:
         run = self.far.accept(hello.number, hello.attempt, stream)
         self.streams.append(stream)
-        return self._hear_nothing if hello.nic in self.deaf else run
+        return partial(self._hear_nothing, stream) if hello.nic in self.deaf else run
 
-    def _hear_nothing(self) -> None:
+    def _hear_nothing(self, stream: Stream) -> None:
         """In place of a connection's life, as over a wire that died after it was opened."""
         self.never.wait()
+        stream.close()
 
     def cut(self) -> None:
         """All connections that are open."""
