@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kvmove.disk.extents import Extent
@@ -112,6 +112,39 @@ class MoverModel:
         self.unanswered: set[int] = set()
         self.now = 0.0
         self.cookies = 0
+        self.make = make
+        self.record: list[tuple[int, int, int]] = []
+        self.kept = [bytes(-(-disk.size // REGION)) for disk in disks]
+        self.since = self.turned = 0
+
+    # The agent dies.
+
+    def checkpoint(self) -> None:
+        """What the agent keeps, and from where on the record of the guest's writes goes with it."""
+        self.kept = [disk.regions.at_rest() for disk in self.dispatcher.disks]
+        self.since = self.turned
+
+    def restart(self, unseen: list[tuple[int, int, int]]) -> None:
+        """The agent dies, and the next goes on; `unseen` are writes (disk, offset, fill) that no mirror brings."""
+        for stream in self.streams.values():
+            stream.alive, stream.fenced = False, True  # the destination ends them before it takes others
+        self.arriving.clear()
+        self.unanswered.clear()
+        for disk, offset, fill in unseen:
+            self.guest_write(disk, offset, bytes([fill]) * GRAIN, GRAIN)
+        self.arriving.clear()
+        self.unanswered.clear()
+        terms = [replace(terms, kept=kept) for terms, kept in zip(self.terms, self.kept, strict=True)]
+        self.dispatcher = self.make(terms, REGION, self.limits)
+        self.open_stream()
+        for disk, offset, length in self.take_up():
+            self.dispatcher.unspecified(disk, (offset, length))
+        self.dispatcher.copying = True
+
+    def take_up(self) -> list[tuple[int, int, int]]:
+        """The record of the guest's writes is turned, and what it holds since the checkpoint is read."""
+        self.turned = len(self.record)
+        return self.record[self.since :]
 
     # The guest.
 
@@ -120,6 +153,7 @@ class MoverModel:
         length = min(length, source.size - offset)
         data = bytes(length) if payload is None else payload[:length]
         source.content[offset : offset + length] = data
+        self.record.append((disk, offset, length))
         self.cookies += 1
         self.unanswered.add(self.cookies)
         content = None if payload is None else data

@@ -4,7 +4,7 @@ anything. What can happen is what the Hypothesis machine of `unit/mover/test_dis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from tests.support.mover_model import MoverModel
@@ -12,9 +12,12 @@ from tests.support.mover_model import MoverModel
 EVENTS = 40
 
 
-def walk(model: MoverModel, dice: Random, *, paced: bool = False) -> None:
-    """EVENTS events with `model`, and its end; raises what the model raises. `paced`: streams have speeds."""
-    events = (*_EVENTS, _stream_is_so_fast) if paced else _EVENTS
+Event = Callable[[MoverModel, Random], None]
+
+
+def walk(model: MoverModel, dice: Random, more: Sequence[Event] = ()) -> None:
+    """EVENTS events with `model`, `more` kinds of them than usual, and its end; raises what the model raises."""
+    events = (*_EVENTS, *more)
     for _ in range(2):
         model.open_stream()
     for _ in range(EVENTS):
@@ -82,6 +85,14 @@ def _stream_is_so_fast(model: MoverModel, dice: Random) -> None:
         state.pace, state.round_trip = dice.choice([None, 1.0, 20.0, 1000.0]), dice.choice([0.0, 2.0])
 
 
+def _agent_keeps_a_checkpoint(model: MoverModel, _: Random) -> None:
+    model.checkpoint()
+
+
+def _agent_is_restarted(model: MoverModel, dice: Random) -> None:
+    model.restart([(*_extent(model, dice), dice.randrange(256)) for _ in range(dice.randint(0, 3))])
+
+
 def _time_passes(model: MoverModel, dice: Random) -> None:
     model.tick(dice.choice([0.5, 2.5]))
 
@@ -99,3 +110,9 @@ _EVENTS: tuple[Callable[[MoverModel, Random], None], ...] = (
     _stream_opens,
     _time_passes,
 )
+
+PACED: tuple[Event, ...] = (_stream_is_so_fast,)
+"""Streams of known and changing speed."""
+
+RESTARTED: tuple[Event, ...] = (_agent_keeps_a_checkpoint, _agent_is_restarted)
+"""An agent that dies and goes on."""

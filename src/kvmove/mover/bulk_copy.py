@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from kvmove.disk.extents import GRANULARITY, is_zero, split_zeroes
@@ -107,7 +108,8 @@ def region_frames(
     """
     file = disk.file if use_sendfile else None
     short = _ShortFrames(disk, copy, pool.window)
-    for offset, length, is_data in disk.extents(copy.offset, copy.offset + copy.length):
+    extents = chain.from_iterable(disk.extents(*span) for span in copy.spans())
+    for offset, length, is_data in extents:
         if not is_data:
             short.add_zeroes(offset, length)
             continue

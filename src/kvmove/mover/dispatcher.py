@@ -76,6 +76,10 @@ class WritePiece:
         """Bytes of the forward buffer that it takes."""
         return len(self.payload) if self.payload is not None else 0
 
+    @property
+    def span(self) -> tuple[int, int]:
+        return self.offset, self.length
+
 
 @dataclass(slots=True)
 class DiskCounters:
@@ -161,10 +165,11 @@ class Dispatcher:
         for item in state.in_flight:
             if isinstance(item, WritePiece):
                 self._release(item.write)
+                self._return_region(self.disks[item.write.disk], item.region, item.span)
             elif isinstance(item, int):
                 self._to_fence.append(item)
         for disk in self.disks:
-            for region in [region for region, pin in disk.regions.pins.items() if pin.stream == stream]:
+            for region in [region for region, copy in disk.regions.copies.items() if copy.stream == stream]:
                 self._return_region(disk, region)
         self._to_fence.append(stream)
         if not self.streams:
@@ -205,19 +210,22 @@ class Dispatcher:
     def unspecified(self, disk: int, extent: tuple[int, int]) -> None:
         """The guest discarded `extent`: what it holds now must be read again where it had been read before."""
         state = self.disks[disk]
-        for region, _, _ in state.regions.pieces(*extent):
+        for region, offset, length in state.regions.pieces(*extent):
             if state.regions.verdict(region) is not Verdict.IGNORE:
                 self._drop_queued(state, region)
-                self._return_region(state, region)
+                self._return_region(state, region, (offset, length))
+            else:
+                state.regions.ignored(region, (offset, length))
 
     def _route(self, disk: DiskState, piece: WritePiece) -> None:
         verdict = disk.regions.verdict(piece.region)
         if verdict is Verdict.IGNORE:
             disk.counters.ignored += 1
+            disk.regions.ignored(piece.region, piece.span)
             return
         stream = self._stream_for(disk, piece.region)
         if stream is None or disk.mode is ForwardMode.RECOPY:
-            self._return_region(disk, piece.region)
+            self._return_region(disk, piece.region, piece.span)
             return
         piece.write.parts += 1
         disk.counters.forwarded += 1
@@ -421,13 +429,14 @@ class Dispatcher:
         disk.buffered -= piece.weight
         disk.regions.unpin(piece.region)
         self._release(piece.write)
-        self._return_region(disk, piece.region)
+        self._return_region(disk, piece.region, piece.span)
 
-    def _return_region(self, disk: DiskState, region: int) -> None:
+    def _return_region(self, disk: DiskState, region: int, span: tuple[int, int] | None = None) -> None:
         held = disk.held.pop(region, [])
-        disk.regions.undelivered(region)
+        disk.regions.undelivered(region, span)
         self._note_turn(disk)
         for piece in held:
+            disk.regions.undelivered(region, piece.span)
             disk.buffered -= piece.weight
             disk.regions.unpin(region)
             self._release(piece.write)

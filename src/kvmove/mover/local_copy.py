@@ -22,6 +22,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from kvmove.disk.extents import Extent
 from kvmove.disk.offload import Offload, Rung
@@ -135,7 +136,8 @@ class LocalCopy(threading.Thread):
             copy = self._dispatcher.claim_region(self.number)
         if copy is None:
             return False
-        for extent in self._offloads[copy.disk].source.extents(copy.offset, copy.offset + copy.length):
+        source = self._offloads[copy.disk].source
+        for extent in chain.from_iterable(source.extents(*span) for span in copy.spans()):
             self._let_writes_go()
             if self._engine.stopping.is_set() or not self._copy_extent(copy, extent):
                 return True

@@ -16,6 +16,10 @@ pinned to that stream, and all else of the region takes the same stream, behind 
 order. A region whose stream died stays pinned to the dead stream, and so cannot be copied, until the destination
 has fenced that stream: applied or dropped all of it, for good.
 
+What is known to be all that the destination lacks of an UNCOPIED region is kept, in blocks, so that only this is copied
+again: a guest that writes here and there through an outage would else have all of its disk copied again. What is
+written to such a region is lacking too.
+
 Deliberately not here: which stream gets what and how much waits (dispatcher), reading and sending (sender).
 """
 
@@ -27,6 +31,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+BLOCKS = 256
+"""Of a region: of 1 MiB each has 4 KiB, a page of a guest."""
 
 
 class RegionState(IntEnum):
@@ -80,7 +88,8 @@ class RegionCopy:
     `untouched` means that the disk was blank and nothing was ever sent for the region, so the destination holds zeroes
     there. `handed` is set when all bulk data is in the stream's queue; from then on mirrored writes may follow it
     directly. `unacknowledged` counts its bulk frames. A copy that is no longer the region's current one is `abandoned`:
-    its frames still count for the pin, and nothing else.
+    its frames still count for the pin, and nothing else. `blocks` are those of the region that it brings, a bit for each
+    `block` bytes; None: all of it.
     """
 
     disk: int
@@ -92,6 +101,24 @@ class RegionCopy:
     handed: bool = False
     abandoned: bool = False
     unacknowledged: int = 0
+    blocks: int | None = None
+    block: int = 1
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """(start, end) of each run that it brings; bytes of the disk."""
+        end = self.offset + self.length
+        if self.blocks is None:
+            yield self.offset, end
+            return
+        at, left = self.offset, self.blocks
+        while left:
+            skipped = (left & -left).bit_length() - 1
+            left >>= skipped
+            run = ((left + 1) & -(left + 1)).bit_length() - 1
+            left >>= run
+            start = at + skipped * self.block
+            at = start + run * self.block
+            yield start, min(at, end)
 
 
 @dataclass(slots=True)
@@ -120,10 +147,13 @@ class RegionMap:
     _states: bytearray = field(init=False)
     _touched: bytearray = field(init=False)
     _cursor: int = 0
+    _block: int = 1
+    _missing: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = -(-self.size // self.region_size)
         self._states = bytearray(count)
+        self._block = max(self.region_size // BLOCKS, 1)
         self._touched = bytearray(count) if self.blank else bytearray(b"\1" * count)
 
     # Queries.
@@ -213,8 +243,6 @@ class RegionMap:
         self._states[region] = after
         length = self.length(region)
         self.copied += length * ((after is RegionState.COPIED) - (before is RegionState.COPIED))
-        if after is RegionState.UNCOPIED and before is not RegionState.UNCOPIED:
-            self.returned += length
 
     def begin_copy(self, stream: int) -> RegionCopy | None:
         """Begin to copy the next region that `stream` may take; None when there is none.
@@ -227,8 +255,9 @@ class RegionMap:
         self._change(region, RegionEvent.READ_BEGINS)
         self.pins.setdefault(region, Pin(stream))
         copy = RegionCopy(
-            self.disk, region, region * self.region_size, self.length(region), stream, not self._touched[region]
-        )
+            self.disk, region, region * self.region_size, self.length(region), stream, not self._touched[region],
+            blocks=self._missing.pop(region, None), block=self._block,
+        )  # fmt: skip
         self.copies[region] = copy
         return copy
 
@@ -271,13 +300,42 @@ class RegionMap:
         if self.pins[copy.region].pending == 0:
             del self.pins[copy.region]
 
-    def undelivered(self, region: int) -> None:
-        """Data of `region` will not reach the destination: it must be copied again."""
+    def undelivered(self, region: int, span: tuple[int, int] | None = None) -> None:
+        """Data of `region` will not reach the destination and must be copied again: `span` (offset and length, bytes),
+        and what a copy under way was to bring. None: as much as that, or all."""
+        state, copy = RegionState(self._states[region]), self.copies.get(region)
+        lacks = None if span is None else self._mask(*span)
+        before = 0
+        if state is RegionState.UNCOPIED:
+            known = self._missing.get(region)
+            before = self._size(region, known)
+            lacks = None if known is None or lacks is None else known | lacks
+        elif copy is not None:
+            lacks = None if copy.blocks is None else copy.blocks | (lacks or 0)
+        self._missing.pop(region, None)
+        if lacks is not None:
+            self._missing[region] = lacks
+        self.returned += self._size(region, lacks) - before
         self._change(region, RegionEvent.UNDELIVERED)
-        copy = self.copies.get(region)
         if copy is not None:
             copy.abandoned = True
             self._end_copy(copy)
+
+    def ignored(self, region: int, span: tuple[int, int]) -> None:
+        """A write to `span` (offset and length, bytes) of an UNCOPIED region was not forwarded."""
+        if region in self._missing:
+            self.undelivered(region, span)
+
+    def _mask(self, offset: int, length: int) -> int:
+        """The blocks of its region that a range within one touches."""
+        inside = offset % self.region_size
+        first, end = inside // self._block, -(-(inside + length) // self._block)
+        return ((1 << (end - first)) - 1) << first
+
+    def _size(self, region: int, blocks: int | None) -> int:
+        """Bytes of them, at most."""
+        whole = self.length(region)
+        return whole if blocks is None else min(blocks.bit_count() * self._block, whole)
 
     def fenced(self, stream: int) -> None:
         """The destination will never again apply anything of the dead `stream`: its regions are free."""

@@ -20,7 +20,7 @@ from kvmove.mover.dispatcher import DiskState, DiskTerms, Dispatcher, Limits, Wr
 from kvmove.mover.forward_mode import ForwardEvent
 from kvmove.mover.region_map import RegionCopy, RegionMap, RegionState, Verdict
 from tests.support.mover_model import ModelDisk, MoverModel
-from tests.support.mover_walk import walk
+from tests.support.mover_walk import PACED, RESTARTED, Event, walk
 
 DISKS = [DiskTerms(72), DiskTerms(40)]
 TURNS = [DiskTerms(size, frozenset({"source:a"}), blank=False) for size in (16, 12)]
@@ -124,6 +124,18 @@ class PacedMachine(MoverMachine):
         state.pace, state.round_trip = pace, round_trip
 
 
+class RestartMachine(MoverMachine):
+    """The same with an agent that dies and goes on. Apart, because whoever dies often never comes to much else."""
+
+    @rule()
+    def agent_keeps_a_checkpoint(self) -> None:
+        self.model.checkpoint()
+
+    @rule(writes=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 71), st.integers(0, 255)), max_size=3))
+    def agent_is_restarted(self, writes: list[tuple[int, int, int]]) -> None:
+        self.model.restart([(disk, offset % self.disks[disk].size, fill) for disk, offset, fill in writes])
+
+
 PROFILE = settings(
     max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
 )  # fmt: skip
@@ -144,12 +156,15 @@ def test_disks_that_take_turns_and_are_not_blank_lose_nothing_either() -> None:
     run_state_machine_as_test(type("Turns", (MoverMachine,), {"disks": TURNS}), settings=PROFILE)
 
 
+def test_no_restart_of_the_agent_loses_a_write() -> None:
+    run_state_machine_as_test(RestartMachine, settings=PROFILE)
+
+
 def find_defect(
     make: Callable[..., Dispatcher],
     model: type[MoverModel] = MoverModel,
     disks: list[DiskTerms] = DISKS,
-    *,
-    paced: bool = False,
+    more: Sequence[Event] = (),
 ) -> None:
     """A walk over the model must fail with the planted bug that `make` or `model` builds in.
 
@@ -158,7 +173,7 @@ def find_defect(
     """
     with pytest.raises((AssertionError, KeyError)):
         for seed in range(WALKS):
-            walk(model(disks, make), random.Random(seed), paced=paced)
+            walk(model(disks, make), random.Random(seed), more)
 
 
 def with_regions(planted: type[RegionMap]) -> Callable[..., Dispatcher]:
@@ -168,6 +183,8 @@ def with_regions(planted: type[RegionMap]) -> Callable[..., Dispatcher]:
         dispatcher = Dispatcher(disks, region_size, limits)
         for number, disk in enumerate(disks):
             dispatcher.disks[number] = DiskState(planted(number, disk.size, region_size, disk.blank))
+            if disk.kept:
+                dispatcher.disks[number].regions.restore(disk.kept)
         return dispatcher
 
     return make
@@ -344,7 +361,7 @@ def test_streams_of_any_speed_lose_nothing_and_never_all_stand_back() -> None:
         def _may_take(self, stream: int) -> bool:
             return self.streams[stream].pace is None
 
-    find_defect(Planted, paced=True)
+    find_defect(Planted, more=PACED)
 
 
 def test_holes_sent_as_nothing_on_a_second_visit_are_found() -> None:
@@ -379,3 +396,74 @@ def test_a_turn_that_does_not_come_back_with_a_region_is_found() -> None:
                 super()._note_turn(disk)
 
     find_defect(Planted, disks=TURNS)
+
+
+def test_a_restarted_agent_that_does_not_read_what_the_guest_wrote_is_found() -> None:
+    class Planted(MoverModel):
+        def take_up(self) -> list[tuple[int, int, int]]:
+            self.turned = len(self.record)
+            return []
+
+    find_defect(Dispatcher, Planted, more=RESTARTED)
+
+
+def test_a_record_that_is_read_from_its_last_turn_and_not_from_the_checkpoint_is_found() -> None:
+    class Planted(MoverModel):
+        def take_up(self) -> list[tuple[int, int, int]]:
+            before, self.turned = self.turned, len(self.record)
+            return self.record[before:]
+
+    find_defect(Dispatcher, Planted, more=RESTARTED)
+
+
+def test_a_write_to_a_region_of_which_a_part_is_copied_again_that_is_not_noted_is_found() -> None:
+    class Planted(RegionMap):
+        def ignored(self, region: int, span: tuple[int, int]) -> None:
+            pass
+
+    find_defect(with_regions(Planted))
+
+
+def test_a_lost_write_in_flight_that_is_not_copied_again_is_found() -> None:
+    class Planted(Dispatcher):
+        def _return_region(self, disk: DiskState, region: int, span: tuple[int, int] | None = None) -> None:
+            if span is None or region not in disk.regions.pins or disk.regions.copies.get(region) is not None:
+                super()._return_region(disk, region, span)
+
+    find_defect(Planted)
+
+
+def test_a_block_too_few_that_is_copied_again_is_found() -> None:
+    class Planted(RegionMap):
+        def _mask(self, offset: int, length: int) -> int:
+            return super()._mask(offset, max(length - 1, 1))
+
+    find_defect(with_regions(Planted))
+
+
+def test_at_rest_is_only_what_nothing_is_on_its_way_of() -> None:
+    dispatcher = Dispatcher([DiskTerms(64)], 16, Limits(high_mark=24, low_mark=8, budget=2.0))
+    dispatcher.copying = True
+    dispatcher.add_stream(0)
+    for _ in range(3):
+        copy = dispatcher.claim_region(0)
+        assert copy is not None
+        dispatcher.bulk_handed(copy)
+    dispatcher.mirrored(0, (16, 4), b"abcd", 1, 0.0)
+    assert dispatcher.disks[0].regions.at_rest() == b"\1\0\1\0"
+
+
+def test_only_what_was_written_meanwhile_is_copied_again() -> None:
+    dispatcher = Dispatcher([DiskTerms(64)], 16, Limits(high_mark=24, low_mark=8, budget=2.0))
+    dispatcher.copying = True
+    dispatcher.add_stream(0)
+    while (copy := dispatcher.claim_region(0)) is not None:
+        dispatcher.bulk_handed(copy)
+    dispatcher.lose_stream(0)
+    dispatcher.mirrored(0, (18, 2), b"ab", 1, 0.0)
+    dispatcher.mirrored(0, (25, 1), b"c", 2, 0.0)
+    dispatcher.add_stream(1)
+    again = dispatcher.claim_region(1)
+    assert again is not None
+    assert list(again.spans()) == [(18, 20), (25, 26)]
+    assert dispatcher.disks[0].regions.returned == 3
