@@ -88,8 +88,8 @@ class RegionCopy:
     `untouched` means that the disk was blank and nothing was ever sent for the region, so the destination holds zeroes
     there. `handed` is set when all bulk data is in the stream's queue; from then on mirrored writes may follow it
     directly. `unacknowledged` counts its bulk frames. A copy that is no longer the region's current one is `abandoned`:
-    its frames still count for the pin, and nothing else. `blocks` are those of the region that it brings, a bit for each
-    `block` bytes; None: all of it.
+    its frames still count for the pin, and nothing else. `blocks` are those of the region that it brings, a bit
+    for each `block` bytes; None: all of it.
     """
 
     disk: int

@@ -22,8 +22,8 @@ from kvmove.errors import QemuError, Unreachable
 from kvmove.qemu.monitor import Monitor
 from kvmove.units import KIB
 
-GRANULARITY = 64 * KIB
-"""Bytes for which one bit stands: 2 MiB of memory for a TiB."""
+GRANULARITY = 16 * KIB
+"""Bytes for which one bit stands: 8 MiB of memory for a TiB."""
 
 TURN_SECONDS = 10.0
 _GONE_SECONDS = 10.0
