@@ -46,7 +46,6 @@ class Procedure(ABC):
         self._watch = watch
         self.steering = Steering(plan, board)
         self._yielded = False
-        self._is_left = False
 
     def cancel(self) -> bool:
         """Ask for the end of the move; False when it is too late for it."""
