@@ -44,11 +44,6 @@ class CopyRecord:
         self._keeping: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether the next agent could go on from it."""
-        return self._keeping is not None and not self._ending.is_set()
-
     async def begin(self) -> None:
         """:raise KvmoveError: QEMU refused, or does not answer."""
         self._file.remove()
@@ -99,18 +94,14 @@ class CopyRecord:
             await self._records.serve_no_more()
         return found
 
-    async def stop(self) -> None:
-        """Keep no more; what is kept stays. No file is written any more when this returns."""
-        self._ending.set()
-        if self._keeping is not None:
-            await asyncio.gather(self._keeping, return_exceptions=True)
-
     async def end(self) -> None:
         """May be done again.
 
         :raise KvmoveError: QEMU does not let a record go.
         """
-        await self.stop()
+        self._ending.set()
+        if self._keeping is not None:
+            await asyncio.gather(self._keeping, return_exceptions=True)  # it writes no file any more
         self._file.remove()
         await quietly(self._records.serve_no_more)
         await self._records.remove()

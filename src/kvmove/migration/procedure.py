@@ -60,9 +60,7 @@ class Procedure(ABC):
         except KvmoveError as error:
             await self._failed(error)
         except asyncio.CancelledError:
-            if (
-                not self._yielded and not self._is_left
-            ):  # undone; after YIELDED the next start of the agent takes the move up
+            if not self._yielded:  # undone; after YIELDED the next start of the agent takes the move up
                 self.board.failing(MoveFailed("The agent of the source was stopped while the VM moved."))
                 self.board.ended(Phase.ABORTED)
             raise
@@ -109,20 +107,11 @@ class Procedure(ABC):
                     except KvmoveError as error:
                         self.board.failing(error)
                         raise
-                    except asyncio.CancelledError:
-                        if self._may_be_left():
-                            self._is_left = True
-                            undo.pop_all()
-                        raise
         except KvmoveError:
             raise
         except Exception as error:
             log.exception("move %s failed", self.plan.move_id)
             raise MoveFailed(f"The move failed by a defect of ours: {error!r}.") from error
-
-    def _may_be_left(self) -> bool:
-        """Whether the agent may end now with nothing undone: its next start goes on with the move."""
-        return False
 
     async def _wait_for_word(self, disks: DiskMove | None) -> None:
         """Stand in step until the move may switch over; what has to be copied again meanwhile is.

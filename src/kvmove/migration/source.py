@@ -122,9 +122,6 @@ class SourceMove(OutgoingMove):
         write the images."""
         return bool(self.plan.disks) and not self.plan.over_storage
 
-    def _may_be_left(self) -> bool:
-        return self._copy_record.is_kept
-
     async def _copy_disks(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
         if self._can_be_resumed:
             undo.push_async_callback(quietly, self._copy_record.end)
@@ -138,9 +135,8 @@ class SourceMove(OutgoingMove):
         await self._copy_bulk()
 
     async def _keep_record(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
-        """Before anything else is undone, the record is gone; left as it is, it is not written to any more."""
+        """Before anything else is undone, the record is gone."""
         if self._can_be_resumed:
-            release.push_async_callback(self._copy_record.stop)
             undo.push_async_callback(quietly, self._copy_record.end)
             self._copy_record.keep(self._checkpoint)
 

@@ -315,7 +315,8 @@ class RegionMap:
         self._missing.pop(region, None)
         if lacks is not None:
             self._missing[region] = lacks
-        self.returned += self._size(region, lacks) - before
+        if copy is None or copy.unacknowledged:  # else nothing of it was sent
+            self.returned += self._size(region, lacks) - before
         self._change(region, RegionEvent.UNDELIVERED)
         if copy is not None:
             copy.abandoned = True
