@@ -125,7 +125,7 @@ class ResumedMove(SourceMove):
         undo.push_async_callback(quietly, self._copy_record.end)
         await self._start_copy(undo, release)
 
-    async def _keep_record(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+    async def _keep_record(self, undo: AsyncExitStack) -> None:
         had = sum(disk.copied for disk in self._disks.snapshot()[0])
         for disk, offset, length in await self._copy_record.take_up(self._checkpoint_before.generation):
             self._disks.discarded(disk, (offset, length))
@@ -135,7 +135,7 @@ class ResumedMove(SourceMove):
             f"the agent of {self._host.name} was restarted; the copy goes on: {format_size(kept)} stay as they are, "
             f"and {format_size(max(had - kept, 0))} that the guest has written to are copied again"
         )
-        await super()._keep_record(undo, release)
+        await super()._keep_record(undo)
 
     async def _failed(self, error: KvmoveError) -> None:
         if not isinstance(error, VmLost):

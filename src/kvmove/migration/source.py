@@ -130,11 +130,11 @@ class SourceMove(OutgoingMove):
 
     async def _start_copy(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
         await self._mirrors.start(undo, release)
-        await self._keep_record(undo, release)
+        await self._keep_record(undo)
         await reach("source-mirroring")
         await self._copy_bulk()
 
-    async def _keep_record(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
+    async def _keep_record(self, undo: AsyncExitStack) -> None:
         """Before anything else is undone, the record is gone."""
         if self._can_be_resumed:
             undo.push_async_callback(quietly, self._copy_record.end)
