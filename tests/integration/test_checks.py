@@ -16,6 +16,7 @@ from kvmove.errors import CheckFailed
 from kvmove.lab.lab import Lab
 from kvmove.lab.lab_host import LabHost
 from kvmove.lab.spec import LabSpec
+from kvmove.model.finding import Acceptable, Severity
 from kvmove.model.move import MoveRequest
 from kvmove.model.vm import BootDefinition, DiskDefinition, NicDefinition, VmDefinition
 from kvmove.pki.authority import issue
@@ -76,6 +77,15 @@ async def test_what_is_broken_between_two_hosts_is_found_and_what_is_mended_is_n
             await shell(h2, broken)
             assert await codes(lab) == [expected], broken
             await shell(h2, mended)
+        await shell(h2, "ip link set br0 down")
+        accepted = await lab.manager.check_move(REQUEST.model_copy(update={"accept": (Acceptable.BRIDGE_APART,)}))
+        assert [(it.code, it.severity) for it in accepted.findings] == [("bridge-apart", Severity.WARNING)]
+        await shell(h2, "ip link set br0 up")
+        for nic in (0, 1):
+            await shell(h2, f"ip route add blackhole 10.91.{nic}.11")
+        assert await codes(lab) == ["data-port-unreachable"]
+        for nic in (0, 1):
+            await shell(h2, f"ip route del blackhole 10.91.{nic}.11")
         await shell(h1, "ip link set br0 down")  # nothing can be sent, so nothing is known
         assert await codes(lab) == ["probe-failed"]
         await shell(h1, "ip link set br0 up")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from kvmove.cli.param_types import DATASTORE, Assignment, Milliseconds, Moment, OneOf
+from kvmove.model.finding import Acceptable
 from kvmove.model.move import MoveRequest, Via
 from kvmove.model.priority import Priority
 from kvmove.model.terms import AUTO, MOST_SLOWDOWN, NO_CAP, Compress, Policy
@@ -66,6 +67,13 @@ _WAY = (
         help="Whether disk data is compressed for the network; auto: where that is seen to help.",
     ),
     click.option("--nic", "nics", multiple=True, metavar="NAME", help="Use only this migration NIC; may be repeated."),
+    click.option(
+        "--accept",
+        multiple=True,
+        type=OneOf([str(code) for code in Acceptable]),
+        metavar="CODE",
+        help="Go on although the check found this; may be repeated.",
+    ),
 )
 _GUEST = (
     click.option(

@@ -84,6 +84,7 @@ def render_plan(plan: MovePlan) -> RenderableType:
             "Memory": format_size(plan.vm.memory) if plan.moves_memory else "",
             "Encrypted": "yes" if plan.encrypt else Text("no: the network can read memory and disks", style="red"),
             "Verified": "disks are compared at the switchover" if plan.verify else "",
+            "Accepted": ", ".join(plan.accepted),
             "Downtime limit": f"{plan.max_downtime_ms} ms" if plan.power is Power.RUNNING else "",
         }
     shown |= _terms(plan)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from kvmove.errors import CheckFailed
-from kvmove.model.finding import Finding, Severity
+from kvmove.model.finding import Acceptable, Finding, Severity
 
 
 def blocker(code: str, what: str, remedy: str) -> Finding:
@@ -18,6 +18,13 @@ def warning(code: str, what: str, remedy: str) -> Finding:
 
 def blocks(finding: Finding) -> bool:
     return finding.severity is Severity.BLOCKER
+
+
+def as_accepted(finding: Finding, accepted: Collection[Acceptable]) -> Finding:
+    """The finding, or, of a blocker that is accepted, the warning that is left of it."""
+    if not blocks(finding) or finding.code not in accepted:
+        return finding
+    return warning(finding.code, f"{finding.what} (accepted)", finding.remedy)
 
 
 def refuse_blockers(findings: Iterable[Finding], vm_state: str) -> None:

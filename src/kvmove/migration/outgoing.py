@@ -74,6 +74,8 @@ class OutgoingMove(Procedure):
         self._record = record_before(plan)
         self._info: MigrationInfo | None = None
         self._is_back = False
+        for code in plan.accepted:
+            board.note(f"{code} was accepted: the operator let the move go on although the check found it")
         self._disks: DiskMove
         self._targets: TargetImages | None = None
         self._incarnation = ""

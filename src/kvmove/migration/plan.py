@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kvmove.errors import NotFound
-from kvmove.migration.findings import refuse_blockers
+from kvmove.migration.findings import as_accepted, refuse_blockers
 from kvmove.migration.preflight import Situation, findings_of, first_row
 from kvmove.migration.preflight_disks import destination_datastore, stays_in_place, storage_way
 from kvmove.migration.preflight_images import NewImage, new_image
@@ -39,7 +39,7 @@ def check(
     :param known: what was found out on purpose: of the disks' images, of the networks.
     :raise NotFound: one of the two hosts is not in `hosts`.
     """
-    return list(findings_of(_situation(request, vm, hosts, ownership, known)))
+    return _judged(_situation(request, vm, hosts, ownership, known))
 
 
 def can_compare(
@@ -64,7 +64,7 @@ def make_plan(
     :raise NotFound: one of the two hosts is not in `hosts`.
     """
     situation = _situation(request, vm, hosts, ownership, known)
-    refuse_blockers(findings_of(situation), f"{vm.state} on {vm.host}")
+    refuse_blockers(_judged(situation), f"{vm.state} on {vm.host}")
     source, destination = situation.source.info, situation.destination.info
     if source is None or destination is None or ownership is None:
         raise NotFound("a host or the VM's record is missing")  # the checks above have refused this
@@ -90,9 +90,14 @@ def make_plan(
         power=Power(vm.state.value),
         encrypt=request.encrypt,
         verify=request.verify,
+        accepted=request.accept,
         max_downtime_ms=request.max_downtime_ms,
         **terms_of(request),
     )
+
+
+def _judged(situation: Situation) -> list[Finding]:
+    return [as_accepted(finding, situation.request.accept) for finding in findings_of(situation)]
 
 
 def _situation(

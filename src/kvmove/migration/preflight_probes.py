@@ -44,7 +44,8 @@ def _bridges_meet(pair: Pair) -> Iterator[Finding]:
                 f"bridge {probe.bridge} on {destination} is not in the same network as on {source}: "
                 f"{probe.reason or 'frames sent there did not arrive'}, and {name} would lose its connections",
                 f"connect bridge {probe.bridge} on {destination} to the network of the one on {source} (uplink, VLAN); "
-                "where a switch drops what it does not know, let ethertype 0x88b5 pass",
+                "where a switch drops what it does not know, let ethertype 0x88b5 pass; if you know that the VM is "
+                "reached there, --accept bridge-apart",
             )
 
 

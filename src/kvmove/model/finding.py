@@ -12,6 +12,13 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
+class Acceptable(StrEnum):
+    """Codes of blockers that an operator may know better about, and so may accept: the VM is not in danger. Of what
+    would break it, or its disks, there is none here."""
+
+    BRIDGE_APART = "bridge-apart"
+
+
 class Finding(Strict):
     """One thing that a check found: what is wrong and where, and what to do about it.
 

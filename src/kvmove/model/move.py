@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from kvmove.model.finding import Finding
+from kvmove.model.finding import Acceptable, Finding
 from kvmove.model.forecast import Forecast
 from kvmove.model.image import BackingImage
 from kvmove.model.names import Name
@@ -88,6 +88,8 @@ class MoveRequest(MoveTerms):
 
     `only_kind` and `from_host` are for whoever decided on the move from a picture of the hosts: the checks refuse it,
     also when its turn comes later, if it would be another kind of move or start from another host.
+
+    `accept` are blockers that are to be warnings for this move: the operator knows better.
     """
 
     vm: str
@@ -107,6 +109,7 @@ class MoveRequest(MoveTerms):
     window: Window | None = None
     only_kind: MoveKind | None = None
     from_host: Name | None = None
+    accept: tuple[Acceptable, ...] = ()
 
 
 class HostRef(Strict):
@@ -170,6 +173,7 @@ class MovePlan(MoveTerms):
     encrypt: bool = True
     verify: bool = False
     max_downtime_ms: int = 300
+    accepted: tuple[Acceptable, ...] = ()
 
     @property
     def over_storage(self) -> bool:

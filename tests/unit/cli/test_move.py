@@ -81,13 +81,14 @@ def test_what_is_asked_for_is_what_the_manager_hears(manager: FakeManager, kvmov
         "--max-downtime", "0.5s", "--disk", "data=big", "--disk", "swap=fast:qcow2", "--via", "storage",
         "--format", "raw", "--provisioning", "thick", "--flatten", "--priority", "high",
         "--at", "22:00", "--window", "22:00-06:00",
-        "--bandwidth", "50MiB", "--switchover", "2031-01-02T03:04:05+01:00", "--policy", "suspend-if-needed",
-        "--max-slowdown", "40", "--max-write-latency", "20ms", "--compress", "on",
+        "--accept", "bridge-apart", "--bandwidth", "50MiB", "--switchover", "2031-01-02T03:04:05+01:00",
+        "--policy", "suspend-if-needed", "--max-slowdown", "40", "--max-write-latency", "20ms", "--compress", "on",
     )  # fmt: skip
     assert body(manager, "POST /moves") == {
         "vm": "web1", "host": "h2", "datastore": "fast", "verify": True, "encrypt": False, "nics": ["mig0", "mig1"],
         "max_downtime_ms": 500, "via": "storage", "format": "raw", "provisioning": "thick", "flatten": True,
         "priority": "high", "at": "22:00", "window": "22:00-06:00", "only_kind": None, "from_host": None,
+        "accept": ["bridge-apart"],
         "bandwidth": 50 * 1024 * 1024, "switchover": "2031-01-02T03:04:05+01:00", "policy": "suspend-if-needed",
         "max_slowdown": 40, "max_write_latency_ms": 20, "compress": "on",
         "disks": {

@@ -6,11 +6,14 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from pydantic import ValidationError
 
+from kvmove.errors import CheckFailed
 from kvmove.migration.findings import warning
 from kvmove.migration.probed import Clocks
-from kvmove.model.finding import Severity
+from kvmove.model.finding import Acceptable, Severity
 from kvmove.model.host import MigrationNic
+from kvmove.model.move import MoveRequest
 from kvmove.model.probe import BridgeProbe, CertificateFacts, HereFacts
 from kvmove.model.vm import VmState
 from tests.support import samples
@@ -135,3 +138,20 @@ def test_pairs_in_no_common_network_are_routes_where_a_probe_reached_them() -> N
     assert [(it.nic, it.source_address, it.destination_address) for it in reached.plan().routes] == [
         ("mig0", "10.10.0.1", "10.99.0.2")
     ]
+
+
+def test_a_blocker_that_is_accepted_is_a_warning_and_the_plan_says_so() -> None:
+    apart = FOUND["bridge"][0](ProbedFacts())
+    with pytest.raises(CheckFailed, match="not in the same network") as refused:
+        apart.plan()
+    assert "--accept bridge-apart" in str(refused.value.hint)
+    accepted = replace(apart, request=MoveRequest(vm="web", host="h2", accept=(Acceptable.BRIDGE_APART,)))
+    assert [(it.code, it.severity) for it in accepted.check()] == [("bridge-apart", WARNING)]
+    assert accepted.plan().accepted == (Acceptable.BRIDGE_APART,)
+
+
+def test_what_would_break_the_vm_cannot_be_accepted() -> None:
+    with pytest.raises(ValidationError):
+        MoveRequest.model_validate({"vm": "web", "accept": ["cpu-feature-missing"]})
+    other = FOUND["model"][0](ProbedFacts(request=MoveRequest(vm="web", host="h2", accept=(Acceptable.BRIDGE_APART,))))
+    assert [it.severity for it in other.check()] == [BLOCKER]
