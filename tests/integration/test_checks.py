@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -40,10 +41,24 @@ def definition(kernel: Path) -> VmDefinition:
     )
 
 
-async def codes(lab: Lab) -> list[str]:
+ASKED_FOR: dict[str, dict[str, Any]] = {
+    "datastore-missing": {"datastore": "nowhere"},
+    "disk-unknown": {"disks": {"other": "local"}},
+    "nic-unknown": {"nics": ("mig7",)},
+    "not-encrypted": {"encrypt": False},
+    "nothing-to-move": {"host": "h1"},
+    "storage-network-missing": {"via": "storage"},
+    "source-differs": {"from_host": "h2"},
+    "kind-differs": {"only_kind": "host"},
+}
+"""What is wrong with a move by what is asked for."""
+
+
+async def codes(lab: Lab, **asked: Any) -> list[str]:
     """What a check finds now."""
+    request = MoveRequest.model_validate(REQUEST.model_dump() | asked)
     try:
-        return [it.code for it in (await lab.manager.check_move(REQUEST)).findings]
+        return [it.code for it in (await lab.manager.check_move(request)).findings]
     except CheckFailed as error:
         return [str(it["code"]) for it in error.checks]
 
@@ -67,6 +82,8 @@ async def test_what_is_broken_between_two_hosts_is_found_and_what_is_mended_is_n
     async with checked_lab(tmp_path) as lab:
         h1, h2 = lab.hosts
         assert await codes(lab) == []
+        for code, asked in ASKED_FOR.items():
+            assert await codes(lab, **asked) == [code], asked
         for broken, mended, expected in (
             ("ip link set uplink0 nomaster", "ip link set uplink0 master br0", "bridge-apart"),
             ("ip link set br0 down", "ip link set br0 up", "bridge-apart"),

@@ -16,11 +16,11 @@ NEEDS_HARDWARE = {
 
 NOT_YET = {
     "base-elsewhere", "bridge-missing", "clocks-differ", "cpu-model-missing", "datastore-full", "datastore-may-fill",
-    "datastore-missing", "datastore-nearly-full", "device-missing", "disk-cached-on-shared", "disk-unknown",
+    "datastore-nearly-full", "device-missing", "disk-cached-on-shared",
     "host-in-maintenance", "host-silent", "image-broken", "image-on-device", "image-snapshots", "image-stays",
-    "image-thick-on-base", "kind-differs", "kvmove-version", "kvmove-version-differs", "machine-type-missing",
-    "memory-short", "nic-unknown", "not-encrypted", "nothing-to-move", "qemu-differs", "qemu-loses-memory",
-    "qemu-older", "source-differs", "storage-network-missing", "swap-datastore-missing", "swap-no-room",
+    "image-thick-on-base", "kvmove-version", "kvmove-version-differs", "machine-type-missing",
+    "memory-short", "qemu-differs", "qemu-loses-memory",
+    "qemu-older", "swap-datastore-missing", "swap-no-room",
     "swap-on-devices", "swap-stays", "vm-moving", "vm-not-registered", "vm-owned-elsewhere", "vm-state",
     "would-be-queued",
 }  # fmt: skip
