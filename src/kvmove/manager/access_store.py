@@ -1,8 +1,8 @@
-"""Users, hosts that joined and open invitations on disk, so that they survive a restart of the manager.
+"""Users, their sessions, hosts that joined and open invitations on disk, so that they survive a restart of the manager.
 
-Invariant: a change is on disk when its method returns, and no secret is in this file: of a token or an invitation it
-holds the SHA-256. That is enough, without salt or a slow hash, because each is 256 random bits of our own making:
-there is no dictionary to try, and a slow hash would only let strangers keep the manager busy.
+Invariant: a change is on disk when its method returns, and no secret is in this file: of a token, a session or an
+invitation it holds the SHA-256. That is enough, without salt or a slow hash, because each is 256 random bits of our
+own making: there is no dictionary to try, and a slow hash would only let strangers keep the manager busy.
 
 Blocking; `users` and `host_book` keep it away from the event loop. Threads wait for each other.
 """
@@ -36,6 +36,13 @@ CREATE TABLE IF NOT EXISTS invitation (
     host TEXT PRIMARY KEY,
     control TEXT NOT NULL,
     secret BLOB NOT NULL,
+    expires REAL NOT NULL
+) STRICT
+"""
+_SESSIONS = """
+CREATE TABLE IF NOT EXISTS session (
+    secret BLOB PRIMARY KEY,
+    token BLOB NOT NULL,
     expires REAL NOT NULL
 ) STRICT
 """
@@ -77,7 +84,7 @@ class AccessStore:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
-        for table in (_USERS, _HOSTS, _INVITATIONS):
+        for table in (_USERS, _HOSTS, _INVITATIONS, _SESSIONS):
             self._db.execute(table)
 
     def users(self) -> list[tuple[bytes, User]]:
@@ -117,6 +124,21 @@ class AccessStore:
         """Forget a host, and an invitation for it."""
         self._run("DELETE FROM invitation WHERE host = ?", (name,))
         self._run("DELETE FROM host WHERE name = ?", (name,))
+
+    def sessions(self) -> list[tuple[bytes, bytes, float]]:
+        """All sessions: the digests of their secrets and of the tokens that opened them, and when they end."""
+        return [(row[0], row[1], row[2]) for row in self._run("SELECT secret, token, expires FROM session")]
+
+    def save_session(self, secret: bytes, token: bytes, expires: float) -> None:
+        """Keep a session until `expires` (Unix time)."""
+        self._run("INSERT INTO session (secret, token, expires) VALUES (?, ?, ?)", (secret, token, expires))
+
+    def delete_session(self, secret: bytes) -> None:
+        self._run("DELETE FROM session WHERE secret = ?", (secret,))
+
+    def delete_sessions_before(self, now: float) -> None:
+        """Forget the sessions that have ended by then (Unix time)."""
+        self._run("DELETE FROM session WHERE expires <= ?", (now,))
 
     def close(self) -> None:
         self._db.close()

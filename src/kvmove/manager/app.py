@@ -16,6 +16,7 @@ from kvmove.manager.gate import Gate
 from kvmove.manager.inventory import Inventory
 from kvmove.manager.moves import Moves
 from kvmove.manager.observed import Observed
+from kvmove.manager.page import page_router
 from kvmove.manager.peer import peer_of
 from kvmove.manager.placement_parts import PlacementParts
 from kvmove.manager.registry_engine import Engine
@@ -28,6 +29,7 @@ from kvmove.manager.routes_maintenance import maintenance_router
 from kvmove.manager.routes_moves import moves_router
 from kvmove.manager.routes_observed import log_router, metrics_router, ready_router
 from kvmove.manager.routes_pki import pki_router
+from kvmove.manager.routes_sessions import sessions_router
 from kvmove.manager.routes_steering import steering_router
 from kvmove.manager.routes_tasks import tasks_router
 from kvmove.manager.routes_vms import vms_router
@@ -70,7 +72,9 @@ def create_app(parts: Parts) -> FastAPI:
     api.include_router(balance_router(parts.placement.balancer))
     api.include_router(events_router(parts.observed.events))
     api.include_router(log_router(parts.observed, parts.inventory))
+    api.include_router(sessions_router(parts.access))
     app.include_router(api)
+    app.include_router(page_router())
     app.include_router(pki_router(parts.access))
     app.include_router(metrics_router(parts.observed.metrics))
     app.include_router(ready_router(parts.registry))
@@ -78,7 +82,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_api_route("/healthz", _health, tags=["health"])
     add_handlers(app)
     access = parts.access
-    app.add_middleware(Gate, users=access.users, revocations=access.certificates.revocations, wrong=access.wrong)
+    app.add_middleware(Gate, access=access)
     return app
 
 

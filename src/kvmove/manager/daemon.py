@@ -29,6 +29,7 @@ from kvmove.manager.observed import observe
 from kvmove.manager.ownership_news import keep_fresh
 from kvmove.manager.placement_parts import placement_parts
 from kvmove.manager.registry_engine import open_registry, open_slots
+from kvmove.manager.sessions import Sessions
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_log import MANAGER
 from kvmove.manager.task_store import TaskStore
@@ -129,7 +130,9 @@ def _access(config: ManagerConfig, inventory: Inventory, stack: AsyncExitStack) 
     store = AccessStore(config.state / FILE)
     stack.callback(store.close)
     certificates = Certificates(config.authority, config.pki, timedelta(days=config.certificate_days))
-    return Access(Users(store), HostBook(store, inventory, certificates, config.listen), certificates)
+    users = Users(store)
+    hosts = HostBook(store, inventory, certificates, config.listen)
+    return Access(users, hosts, certificates, Sessions(store, users))
 
 
 def _local(path: Path, stack: AsyncExitStack) -> socket.socket:

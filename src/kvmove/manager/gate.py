@@ -3,7 +3,8 @@
 Invariant: the table is looked at before any route, so a new route is closed until its prefix is listed here; what is
 new under `/api/` is open to viewers for reading and to operators for the rest. No body is read that is longer than
 `MAX_BODY` or does not say its length, so no peer can fill the manager's memory. A certificate that is revoked, and a
-token that was taken away, count for no request from then on, and a stream that they opened ends.
+token that was taken away, count for no request from then on, and a stream that they opened ends; so it is with a
+session that was ended. What a page of another site lets a browser ask is refused, whoever that browser knows itself as.
 
 It does not look at what an agent says in a request: the registry's routes check that against its name.
 """
@@ -15,11 +16,14 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kvmove.errors import Busy, InvalidInput, KvmoveError, NotAllowed
+from kvmove.manager.access import Access
 from kvmove.manager.answers import problem_response
+from kvmove.manager.origin import check_origin
+from kvmove.manager.page import is_page
 from kvmove.manager.peer import peer_of_scope, serial_of_scope
-from kvmove.manager.users import Users, WrongSecrets, bearer
+from kvmove.manager.sessions import check_mark, secret_of
+from kvmove.manager.users import WrongSecrets, bearer
 from kvmove.pki.identity import Identity, Role
-from kvmove.pki.revocation import Revocations
 
 Who = frozenset[Role | None]
 """Roles; None is a stranger, who showed neither a certificate nor a token."""
@@ -54,11 +58,13 @@ TABLE: tuple[Rule, ...] = (
     Rule("/api/v1/certificates", ADMINS, ADMINS),
     Rule("/api/v1/cluster", ADMINS, ADMINS),
     Rule("/api/v1/config", ADMINS, ADMINS),
+    Rule("/api/v1/session", VIEWERS, ANYBODY),  # to log in, the token in the body is what counts
     Rule("/api/", VIEWERS, OPERATORS),
     Rule("/metrics", VIEWERS, NOBODY),
     Rule("/openapi.json", VIEWERS, NOBODY),
     Rule("/healthz", KNOWN, NOBODY),
     Rule("/readyz", KNOWN, NOBODY),
+    Rule("/assets/", ANYBODY, NOBODY),  # the page; it knows nothing before somebody logs in
 )
 """The first rule that fits counts."""
 
@@ -89,6 +95,8 @@ def who_may(method: str, path: str) -> Who:
         return NOBODY  # a route's pattern may take a line's end for nothing
     if _is_about_which_hosts_there_are(method, path):
         return ADMINS
+    if path == "/":
+        return ANYBODY if method in _READS else NOBODY
     for rule in TABLE:
         if path.startswith(rule.prefix):
             who = rule.read if method in _READS else rule.change if method in _CHANGES else NOBODY
@@ -136,16 +144,19 @@ def check_body(headers: Headers, longest: int = MAX_BODY) -> None:
 class Gate:
     """ASGI middleware around the whole application: who it is, `check_access` and `check_body` for each request."""
 
-    def __init__(self, app: ASGIApp, users: Users, revocations: Revocations, wrong: WrongSecrets) -> None:
+    def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
-        self._users = users
-        self._revocations = revocations
-        self._wrong = wrong
+        self._users = access.users
+        self._sessions = access.sessions
+        self._revocations = access.certificates.revocations
+        self._wrong = access.wrong
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # there is nothing else here, and nothing else is looked at
         try:
+            if not is_page(scope["path"]):
+                check_origin(Headers(scope=scope), scope["scheme"])
             peer = self._who(scope)
             check_access(peer, scope["method"], scope["path"])
             check_body(Headers(scope=scope), MAX_BODY if peer is not None else MAX_BODY_OF_STRANGER)
@@ -156,7 +167,7 @@ class Gate:
             await response(scope, receive, send)
             return
         scope["state"] = {**scope.get("state", {}), "peer": peer}
-        await self._app(scope, receive, self._while_known(scope, peer, send))
+        await self._app(scope, receive, self._while_known(scope, send))
 
     def _who(self, scope: Scope) -> Identity | None:
         """A token counts before the connection's own identity, and a right one whatever wrong ones came from there:
@@ -166,11 +177,14 @@ class Gate:
         """
         if self._revocations.hold(serial_of_scope(scope)):
             raise NotAllowed("your certificate is revoked", hint="ask an admin for another")
-        header = Headers(scope=scope).get("authorization")
-        if header is None:
-            return peer_of_scope(scope)
-        peer = self._users.identify(bearer(header))
-        if peer is None:
+        headers = Headers(scope=scope)
+        peer = self._by_secret(headers)
+        if "authorization" not in headers:
+            if peer is None:
+                return peer_of_scope(scope)
+            if scope["method"] not in _READS:
+                check_mark(headers)
+        elif peer is None:
             address, now = address_of(scope), time.monotonic()
             refuse_often(self._wrong, address, now)
             self._wrong.note(address, now)
@@ -179,23 +193,30 @@ class Gate:
             known()
         return peer
 
-    def _while_known(self, scope: Scope, peer: Identity | None, send: Send) -> Send:
+    def _while_known(self, scope: Scope, send: Send) -> Send:
         """Ends an answer that is under way when its asker's certificate is revoked, or its token taken away."""
-        serial, header = serial_of_scope(scope), Headers(scope=scope).get("authorization")
+        serial, headers = serial_of_scope(scope), Headers(scope=scope)
+        by_secret = self._by_secret(headers)
         ended = False
 
         async def pass_on(message: Message) -> None:
             nonlocal ended
             if ended:
                 return
-            is_known = not self._revocations.hold(serial) and (
-                header is None or self._users.identify(bearer(header)) == peer
-            )
+            is_known = not self._revocations.hold(serial) and self._by_secret(headers) == by_secret
             if not is_known and message["type"] == "http.response.body":
                 message, ended = {"type": "http.response.body", "body": b"", "more_body": False}, True
             await send(message)
 
         return pass_on
+
+    def _by_secret(self, headers: Headers) -> Identity | None:
+        """Who the request's token, or without one its session, says it is; None: nobody, or neither is there."""
+        header = headers.get("authorization")
+        if header is not None:
+            return self._users.identify(bearer(header))
+        secret = secret_of(headers)
+        return self._sessions.identify(secret) if secret else None
 
 
 def address_of(scope: Scope) -> str:

@@ -32,7 +32,11 @@ class Users:
 
     def identify(self, token: str) -> Identity | None:
         """Whose token it is; None when nobody's."""
-        user = self._by_token.get(digest(token))
+        return self.holder(digest(token))
+
+    def holder(self, hashed: bytes) -> Identity | None:
+        """Whose token has this digest; None when nobody's, or not any more."""
+        user = self._by_token.get(hashed)
         return Identity(Role(user.role), user.name) if user is not None else None
 
     async def add(self, new: NewUser) -> UserToken:

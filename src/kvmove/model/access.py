@@ -117,3 +117,20 @@ class RevokeRequest(Strict):
 
     name: str
     role: str | None = None
+
+
+class Login(Strict):
+    """Body of `POST /api/v1/session`."""
+
+    name: Annotated[str, Field(max_length=200)]
+    token: Annotated[str, Field(max_length=200)]
+
+
+class Session(Strict):
+    """Who a person at the page is. `mark` goes with every change, in the header `X-Kvmove-Mark`; the session ends at
+    `expires` (RFC 3339)."""
+
+    name: str
+    role: str
+    expires: str
+    mark: str

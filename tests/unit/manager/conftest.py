@@ -24,6 +24,7 @@ from kvmove.manager.listeners import Listener, tcp_door, unix_door
 from kvmove.manager.moves import Moves
 from kvmove.manager.observed import observe
 from kvmove.manager.placement_parts import placement_parts
+from kvmove.manager.sessions import Sessions
 from kvmove.manager.task_book import TaskBook
 from kvmove.manager.task_store import TaskStore
 from kvmove.manager.users import Users, WrongSecrets
@@ -86,7 +87,8 @@ class Served:
         stack.callback(store.close)
         self.certificates = Certificates(self.pki / "authority", self.pki / "manager")
         hosts = HostBook(store, inventory, self.certificates, self.address)
-        self.access = Access(Users(store), hosts, self.certificates, wrong or WrongSecrets())
+        users = Users(store)
+        self.access = Access(users, hosts, self.certificates, Sessions(store, users), wrong or WrongSecrets())
         self.inventory = inventory
         parts = Parts(inventory, registry, self.book, self.moves, self.access, self.placement, observed)
         app = self.app = create_app(parts)
