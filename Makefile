@@ -11,7 +11,7 @@ DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 DEBIAN_BENCH := $(DEBIAN_LIBVIRT) iperf3
 
 .PHONY: full help setup packages guest demo test check unit integration faults soak compare bench downtime matrix scale \
-        forecast man clean
+        forecast man clean web web-check
 
 help:
 	@echo "make demo      move a running VM between two hosts on this machine, and report what happened"
@@ -27,10 +27,11 @@ help:
 	@echo "make scale     the manager with 10, 100 and 1,000 simulated hosts: planning, starting tasks, memory"
 	@echo "make forecast  20 moves of different guests, each forecast first, and how good the forecasts were"
 	@echo "make man       manual pages into build/man"
+	@echo "make web       the manager's web page, where Node 20.19 or newer is"
 	@echo "make setup     only what these need: packages, .venv, guest kernel"
 	@echo "make clean     remove .venv, build and caches"
 
-setup: packages $(VENV)/.ready guest
+setup: packages $(VENV)/.ready guest web
 
 packages:
 	@scripts/need-packages $(DEBIAN)
@@ -42,6 +43,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt scripts/make-venv
 guest: $(VENV)/.ready packages
 	@test -e build/guest/vmlinuz || apt-get --quiet update >/dev/null
 	@$(PY) -m kvmove.lab.guest.image build/guest
+
+# Without Node there is no page, and all else works.
+web: $(VENV)/.ready
+	@scripts/build-web $(PY)
+
+web-check: $(VENV)/.ready
+	@scripts/build-web $(PY) check
 
 demo: setup
 	@$(PY) -m kvmove lab demo --results build/results -o $(OUTPUT)
@@ -76,7 +84,7 @@ man: $(VENV)/.ready
 
 test: setup check unit integration
 
-check: $(VENV)/.ready
+check: $(VENV)/.ready web-check
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy

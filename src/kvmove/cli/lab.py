@@ -19,6 +19,7 @@ from kvmove.cli.lab_downtime import downtime
 from kvmove.cli.lab_forecast import forecast
 from kvmove.cli.lab_matrix import matrix
 from kvmove.cli.lab_nic import nic
+from kvmove.cli.lab_page import page
 from kvmove.cli.lab_runs import compare, demo, soak
 from kvmove.cli.lab_scale import scale
 from kvmove.cli.options import Form, Group, Options, pass_options
@@ -55,6 +56,7 @@ lab.add_command(forecast)
 lab.add_command(matrix)
 lab.add_command(scale)
 lab.add_command(nic)
+lab.add_command(page)
 
 
 @lab.command("up")
@@ -249,6 +251,7 @@ def _what_next(spec: LabSpec, vm: LedgerVm) -> str:
         f"  kvmove host list\n"
         f"  kvmove vm list\n"
         f"  kvmove move {vm.name} {spec.hosts[-1]} --verify\n"
+        f"  kvmove {words.replace('lab', 'lab page', 1)}\n"
         f"  kvmove lab exec {spec.hosts[0]} -- ip -br address\n"
         f"  kvmove {words.replace('lab', 'lab down', 1)}"
     )

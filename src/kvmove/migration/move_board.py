@@ -235,7 +235,8 @@ class MoveBoard:
         disks = tuple(
             DiskProgress(
                 name=disk.name, total=state.total, copied=state.copied, recopied=state.recopied, mode=state.mode,
-                reason=state.reason, buffered=state.buffered, mirrored=state.mirrored,
+                reason=state.reason, buffered=state.buffered, mirrored=state.mirrored, writes=state.writes,
+                held_seconds=round(state.held_seconds, 6), regions=state.regions,
             )
             for disk, state in zip(self.plan.disks, self._snapshots, strict=False)
         )  # fmt: skip

@@ -230,7 +230,10 @@ class MoveCheck(Strict):
 
 
 class DiskProgress(Strict):
-    """How far one disk is. Bytes; `copied` never falls but for a re-copy, which `recopied` counts."""
+    """How far one disk is. Bytes; `copied` never falls but for a re-copy, which `recopied` counts. `writes` of the guest
+    were mirrored and answered so far, after `held_seconds` in all. `regions` is a picture of the disk, from its
+    beginning to its end, in at most 512 letters: `.` uncopied, `-` partly copied, `*` being copied, `#` copied, `!` to
+    be copied again, `+` copied again."""
 
     name: Name
     total: int = 0
@@ -240,6 +243,9 @@ class DiskProgress(Strict):
     reason: str = ""
     buffered: int = 0
     mirrored: int = 0
+    writes: int = 0
+    held_seconds: float = 0.0
+    regions: str = ""
 
 
 class MemoryProgress(Strict):

@@ -29,6 +29,7 @@ from kvmove.mover.local_copy import LocalCopy
 from kvmove.mover.mirror import Mirror
 from kvmove.mover.move_terms import CopyTerms, MoverSettings, MovingDisk
 from kvmove.mover.nic_watch import NicWatch
+from kvmove.mover.region_picture import picture
 from kvmove.mover.sender import Sender
 from kvmove.mover.snapshot import DiskSnapshot, NicTotals
 from kvmove.mover.time_spent import MoveFigures, ReadTimes, StreamFigures, local_times
@@ -282,6 +283,7 @@ class DiskMove:
                     tuple(state.counters.mode_changes),
                     dict(self._offloads[number].moved) if self._offloads else {},
                     (held.percentile(P50), held.percentile(P99), held.worst),
+                    held.count, held.total, picture(state.regions.states(), state.regions.went_back()),
                 )
                 for number, (state, held) in enumerate(zip(self.dispatcher.disks, self._impact.held, strict=True))
             ]  # fmt: skip

@@ -146,6 +146,7 @@ class RegionMap:
     copies: dict[int, RegionCopy] = field(default_factory=dict)
     _states: bytearray = field(init=False)
     _touched: bytearray = field(init=False)
+    _returned: bytearray = field(init=False)
     _cursor: int = 0
     _block: int = 1
     _missing: dict[int, int] = field(default_factory=dict)
@@ -153,6 +154,7 @@ class RegionMap:
     def __post_init__(self) -> None:
         count = -(-self.size // self.region_size)
         self._states = bytearray(count)
+        self._returned = bytearray(count)
         self._block = max(self.region_size // BLOCKS, 1)
         self._touched = bytearray(count) if self.blank else bytearray(b"\1" * count)
 
@@ -187,6 +189,10 @@ class RegionMap:
         for region in self.pins:
             found[region] = 0
         return bytes(found)
+
+    def went_back(self) -> bytes:
+        """One byte per region: 1 for each that went back to UNCOPIED at least once."""
+        return bytes(self._returned)
 
     def length(self, region: int) -> int:
         """Bytes of a region; the last may be short."""
@@ -243,6 +249,8 @@ class RegionMap:
         self._states[region] = after
         length = self.length(region)
         self.copied += length * ((after is RegionState.COPIED) - (before is RegionState.COPIED))
+        if after is RegionState.UNCOPIED and before is not RegionState.UNCOPIED:
+            self._returned[region] = 1
 
     def begin_copy(self, stream: int) -> RegionCopy | None:
         """Begin to copy the next region that `stream` may take; None when there is none.

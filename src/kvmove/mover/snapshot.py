@@ -13,7 +13,8 @@ class DiskSnapshot:
     """One disk now. Bytes, but for `forwarded` and `ignored` (mirrored pieces). `sent` is data, frames not counted.
 
     `by_rung` says by which way how much of the bulk went, in a move within a host; empty in others. `held`: how long
-    mirrored writes were held, seconds: half of them less, 99 % less, the longest.
+    mirrored writes were held, seconds: half of them less, 99 % less, the longest. `writes` of them were answered so far,
+    after `held_seconds` in all. `regions` is a picture (see `region_picture`).
     """
 
     total: int
@@ -29,6 +30,9 @@ class DiskSnapshot:
     mode_changes: tuple[str, ...]
     by_rung: dict[Rung, int]
     held: tuple[float, float, float]
+    writes: int = 0
+    held_seconds: float = 0.0
+    regions: str = ""
 
 
 @dataclass(slots=True)

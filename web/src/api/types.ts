@@ -1,0 +1,30 @@
+/** The API's nouns, as its own description has them. */
+import type { components } from "./schema";
+
+type Schemas = components["schemas"];
+export type HostStatus = Schemas["HostStatus"];
+export type VmStatus = Schemas["VmStatus"];
+export type Task = Schemas["Task"];
+export type TaskState = Schemas["TaskState"];
+export type HostDatastore = Schemas["HostDatastore"];
+export type MoveRequest = Partial<Schemas["MoveRequest"]> & { vm: string };
+export type DiskRequest = Partial<Schemas["DiskRequest"]>;
+export type MoveCheck = Schemas["MoveCheck"];
+export type MovePlan = Schemas["MovePlan"];
+export type MoveProgress = Schemas["MoveProgress"];
+export type MoveReport = Schemas["MoveReport"];
+export type MoveRanking = Schemas["MoveRanking"];
+export type RankedHost = Schemas["RankedHost"];
+export type DiskProgress = Schemas["DiskProgress"];
+export type Phase = Schemas["Phase"];
+export type Policy = Schemas["Policy"];
+export type Finding = Schemas["Finding"];
+export type Forecast = Schemas["Forecast"];
+export type Session = Schemas["Session"];
+export type LogLine = Schemas["LogLine"];
+export type StreamEvent = Schemas["Event"];
+export type EvacuationPlan = Schemas["EvacuationPlan"];
+export type BalancePlan = Schemas["BalancePlan"];
+export type BalanceStatus = Schemas["BalanceStatus"];
+export type Applied = Schemas["Applied"];
+export type NetworkReport = Schemas["NetworkReport"];
