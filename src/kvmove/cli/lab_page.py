@@ -12,6 +12,7 @@ from kvmove.cli.output import Printer
 from kvmove.lab.lab import Lab
 from kvmove.lab.page_door import page_door
 from kvmove.model.access import NewUser, UserRole, UserToken
+from kvmove.model.strict import Strict
 
 LISTEN = "127.0.0.1:7440"
 
@@ -26,15 +27,22 @@ def page(options: Options, name: str, listen: str) -> None:
         asyncio.run(_serve(Printer(options), name, listen))
 
 
+class OpenedPage(Strict):
+    """Where the page is, and who may log in there while it is."""
+
+    address: str
+    user: str
+    token: str
+
+
 async def _serve(printer: Printer, name: str, listen: str) -> None:
     lab = await Lab.attach(name)
     try:
         with page_door(lab, listen) as address:
             user = await lab.manager.access.add_user(NewUser(name=f"page-{secrets.token_hex(3)}", role=UserRole.ADMIN))
             try:
-                printer.item(
-                    {"address": address, "user": user.name, "token": user.token}, address, lambda: _said(address, user)
-                )
+                opened = OpenedPage(address=address, user=user.name, token=user.token)
+                printer.item(opened, address, lambda: _said(address, user))
                 await _stopped()
             finally:
                 await lab.manager.access.remove_user(user.name)

@@ -230,8 +230,8 @@ class MoveCheck(Strict):
 
 
 class DiskProgress(Strict):
-    """How far one disk is. Bytes; `copied` never falls but for a re-copy, which `recopied` counts. `writes` of the guest
-    were mirrored and answered so far, after `held_seconds` in all. `regions` is a picture of the disk, from its
+    """How far one disk is. Bytes; `copied` never falls but for a re-copy, which `recopied` counts. `writes` of the
+    guest were mirrored and answered so far, after `held_seconds` in all. `regions` is a picture of the disk, from its
     beginning to its end, in at most 512 letters: `.` uncopied, `-` partly copied, `*` being copied, `#` copied, `!` to
     be copied again, `+` copied again."""
 

@@ -4,6 +4,8 @@ Invariant: a cell never promises more than is so: it is COPIED only when all of 
 (or was sent) once more shows however small it is.
 """
 
+import itertools
+
 from kvmove.mover.region_map import RegionState
 
 CELLS = 512
@@ -23,7 +25,7 @@ def picture(states: bytes, returned: bytes, cells: int = CELLS) -> str:
     count = len(states)
     cells = min(cells, count)
     borders = [count * cell // cells for cell in range(cells + 1)] if cells else [0]
-    pairs = zip(borders, borders[1:], strict=False)
+    pairs = itertools.pairwise(borders)
     return "".join(_cell(states[start:stop], returned[start:stop]) for start, stop in pairs)
 
 

@@ -13,8 +13,8 @@ class DiskSnapshot:
     """One disk now. Bytes, but for `forwarded` and `ignored` (mirrored pieces). `sent` is data, frames not counted.
 
     `by_rung` says by which way how much of the bulk went, in a move within a host; empty in others. `held`: how long
-    mirrored writes were held, seconds: half of them less, 99 % less, the longest. `writes` of them were answered so far,
-    after `held_seconds` in all. `regions` is a picture (see `region_picture`).
+    mirrored writes were held, seconds: half of them less, 99 % less, the longest. `writes` of them were answered so
+    far, after `held_seconds` in all. `regions` is a picture (see `region_picture`).
     """
 
     total: int
