@@ -56,6 +56,7 @@ async def test_a_move_is_told_in_events_figures_and_logs() -> None:
         }
         assert samples["kvmove_migrations_total", "unified"] == 1
         assert samples["kvmove_migration_downtime_seconds_count", "unified"] == 1
+        assert samples["kvmove_migration_downtime_seconds_sum", "unified"] > 0
         for host in ("h1", "h2"):
             _, figures = await there.lab.manager.raw("GET", f"/api/v1/hosts/{host}/metrics")
             assert "kvmove_agent_moves_running 0.0" in figures

@@ -14,6 +14,7 @@ A VM that was found paused goes the same way and stays paused throughout, on eit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -64,6 +65,7 @@ class SourceMove(OutgoingMove):
         super().__init__(host, plan, ticket, board, self._instance)
         self._runs = plan.power is Power.RUNNING
         self._relay: RelayProcess
+        self._migration: Migration | None = None
         self._memory_socket = host.run / f"{plan.move_id}-out.sock"
         self._mirrors: DiskMirrors
         self._copy_record = CopyRecord(plan, self._instance, host.outgoing.of(plan.move_id).path, host.run)
@@ -85,7 +87,7 @@ class SourceMove(OutgoingMove):
         if self._can_be_resumed:
             await self._copy_record.end()
         self._enter(Phase.COPYING_MEMORY)
-        migration = await self._watch.during(self._copy_memory(undo))
+        migration = self._migration = await self._watch.during(self._copy_memory(undo))
         self.steering.is_over()
         self._enter(Phase.SWITCHING_OVER)
         parts = self._switchover_parts()
@@ -98,7 +100,12 @@ class SourceMove(OutgoingMove):
         return await self._hand_over(undo, parts, timing)
 
     async def _streams_ended(self) -> None:
+        """QEMU says `completed` a moment before it knows how long the pause was (migration/migration.c,
+        migration_calculate_complete): it is asked once more, now that nobody waits for it."""
         await asyncio.to_thread(self._relay.wait_last_news)
+        if self._migration is not None:
+            with contextlib.suppress(KvmoveError):  # its QEMU may have ended since
+                self._info = await self._migration.info()
 
     async def _see_that_it_goes_on(self, error: KvmoveError) -> None:
         """Look, and let a guest that ran go on if an undo could not."""
