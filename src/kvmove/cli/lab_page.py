@@ -11,10 +11,18 @@ from kvmove.cli.options import Command, Options, pass_options
 from kvmove.cli.output import Printer
 from kvmove.lab.lab import Lab
 from kvmove.lab.page_door import page_door
-from kvmove.model.access import NewUser, UserRole, UserToken
+from kvmove.model.access import NewUser, UserRole
 from kvmove.model.strict import Strict
 
 LISTEN = "127.0.0.1:7440"
+
+
+class Served(Strict):
+    """Where the page is, and who may log in as long as it is."""
+
+    address: str
+    user: str
+    token: str
 
 
 @click.command(cls=Command)
@@ -27,22 +35,14 @@ def page(options: Options, name: str, listen: str) -> None:
         asyncio.run(_serve(Printer(options), name, listen))
 
 
-class OpenedPage(Strict):
-    """Where the page is, and who may log in there while it is."""
-
-    address: str
-    user: str
-    token: str
-
-
 async def _serve(printer: Printer, name: str, listen: str) -> None:
     lab = await Lab.attach(name)
     try:
         with page_door(lab, listen) as address:
             user = await lab.manager.access.add_user(NewUser(name=f"page-{secrets.token_hex(3)}", role=UserRole.ADMIN))
             try:
-                opened = OpenedPage(address=address, user=user.name, token=user.token)
-                printer.item(opened, address, lambda: _said(address, user))
+                served = Served(address=address, user=user.name, token=user.token)
+                printer.item(served, address, lambda: _said(served))
                 await _stopped()
             finally:
                 await lab.manager.access.remove_user(user.name)
@@ -57,10 +57,10 @@ async def _stopped() -> None:
     await stop.wait()
 
 
-def _said(address: str, user: UserToken) -> str:
+def _said(served: Served) -> str:
     return (
-        f"The page: {address}\n"
-        f"User:     {user.name}\n"
-        f"Token:    {user.token}\n"
+        f"The page:   {served.address}\n"
+        f"User name:  {served.user}\n"
+        f"Token:      {served.token}\n"
         "The browser will warn of the certificate: the lab's own authority made it. Ctrl-C ends the page."
     )
