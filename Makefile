@@ -11,7 +11,7 @@ DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 DEBIAN_BENCH := $(DEBIAN_LIBVIRT) iperf3
 
 .PHONY: full help setup packages guest demo test check unit integration faults soak compare bench downtime matrix scale \
-        forecast man clean web web-check
+        forecast man clean web web-check web-test
 
 help:
 	@echo "make demo      move a running VM between two hosts on this machine, and report what happened"
@@ -28,6 +28,7 @@ help:
 	@echo "make forecast  20 moves of different guests, each forecast first, and how good the forecasts were"
 	@echo "make man       manual pages into build/man"
 	@echo "make web       the manager's web page, where Node 20.19 or newer is"
+	@echo "make web-test  the page in a real browser (Chromium), with real moves"
 	@echo "make setup     only what these need: packages, .venv, guest kernel"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -93,6 +94,11 @@ check: $(VENV)/.ready web-check
 unit: packages $(VENV)/.ready
 	$(PY) -m pytest tests/unit -m "not full" --numprocesses 2
 
+# The page in a real browser; needs Node for the page and Chromium.
+web-test: setup
+	@scripts/need-packages chromium
+	$(PY) -m pytest tests/web
+
 integration: setup
 	$(PY) -m pytest tests/integration tests/faults -m "not full"
 
@@ -100,6 +106,7 @@ faults: setup
 	$(PY) -m pytest tests/faults
 
 full: setup check
+	@scripts/need-packages chromium
 	$(PY) -m pytest tests
 
 clean:

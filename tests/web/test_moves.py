@@ -2,16 +2,23 @@
 
 import pytest
 
+from kvmove.lab import processes
+from kvmove.lab.lab import Lab
 from kvmove.lab.ledger_vm import LedgerVm
 from kvmove.model.placement import MaintenanceRequest
 from kvmove.model.task import TaskState
 from kvmove.units import MIB
 from tests.support.browser import AtPage, browser
+from tests.support.eventually import eventually
 from tests.support.moving_guest import World, world
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 VM = LedgerVm(name="paged", memory=160 * MIB, disk=128 * MIB, data=64 * MIB, ram_mib=16, rate=200)
+
+
+def manager_runs(lab: Lab) -> bool:
+    return any(processes.argv(pid)[1:4] == ["-m", "kvmove", "manager"] for pid in lab.world.pids())
 
 
 async def wizard(at: AtPage, there: World, host: str, **policy: str) -> None:
@@ -87,6 +94,7 @@ async def test_the_page_goes_on_after_the_manager_restarted() -> None:
         await at.state("running")
         await there.lab.hold("world", "manager")
         await at.sees("trying again")
+        await eventually(lambda: not manager_runs(there.lab))
         await there.lab.release("world", "manager")
         await at.page.locator(".connection.live").wait_for()
         await there.lab.ready()
