@@ -1,5 +1,7 @@
 """Moves at the page, by a real browser at a real manager with a real guest."""
 
+import asyncio
+
 import pytest
 
 from kvmove.lab import processes
@@ -95,7 +97,9 @@ async def test_the_page_goes_on_after_the_manager_restarted() -> None:
         await there.lab.hold("world", "manager")
         await at.sees("trying again")
         await eventually(lambda: not manager_runs(there.lab))
-        await there.lab.release("world", "manager")
+        while not there.lab.folders.manager_socket.exists():
+            await there.lab.release("world", "manager")  # its host takes a moment to see that it has ended
+            await asyncio.sleep(0.5)
         await at.page.locator(".connection.live").wait_for()
         await there.lab.ready()
         await there.lab.manager.pause_vm("paged")
