@@ -208,6 +208,22 @@ async def test_a_service_that_dies_is_started_again_unless_it_is_held() -> None:
         assert await eventually(lambda: recorder() != 0)
 
 
+async def test_a_service_that_is_released_while_it_ends_is_started_again() -> None:
+    async with tidy_lab(bare("released")) as lab:
+
+        def recorder() -> int:
+            found = [pid for pid in lab.world.pids() if "kvmove.lab.guest.recorder" in processes.argv(pid)]
+            return found[0] if found else 0
+
+        assert await eventually(lambda: recorder() != 0)
+        first = recorder()
+        os.kill(first, signal.SIGSTOP)  # it cannot end before it was released
+        await lab.hold(WORLD, "recorder")
+        await lab.release(WORLD, "recorder")
+        os.kill(first, signal.SIGCONT)
+        assert await eventually(lambda: recorder() not in {0, first})
+
+
 async def test_orphans_of_a_host_are_reaped() -> None:
     async with tidy_lab(bare("orphan")) as lab:
         host = lab.host("h1")

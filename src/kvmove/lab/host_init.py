@@ -28,7 +28,8 @@ STOP_GRACE = 5.0
 
 @dataclass
 class Service:
-    """A program that the host keeps running. `delay` is the last wait before a restart, in seconds."""
+    """A program that the host keeps running. `delay` is the last wait before a restart, in seconds. `released`: it was
+    held and is ending still; it is to start again then."""
 
     name: str
     argv: list[str]
@@ -38,6 +39,7 @@ class Service:
     delay: float = 0.0
     due: float | None = None
     held: bool = False
+    released: bool = False
 
 
 @dataclass
@@ -130,19 +132,24 @@ class Init:
             case "hold":
                 self.hold(self.service(command["service"]))
             case "release":
-                service = self.service(command["service"])
-                service.held, service.delay = False, 0.0
-                if service.process is None:
-                    self.start(service)
+                self.release(self.service(command["service"]))
 
     def service(self, name: str) -> Service:
         return next(service for service in self.config.services if service.name == name)
 
     def hold(self, service: Service) -> None:
         """End a service politely and keep it down until released."""
-        service.held, service.due = True, None
+        service.held, service.released, service.due = True, False, None
         if service.process is not None:
             service.process.terminate()
+
+    def release(self, service: Service) -> None:
+        """Start it again, or let that be done at its end, which may be some seconds away."""
+        was_held, service.held, service.delay = service.held, False, 0.0
+        if service.process is None:
+            self.start(service)
+        else:
+            service.released = was_held
 
     def start(self, service: Service) -> None:
         """Start it in a session of its own, so that no signal meant for it reaches what it started."""
@@ -151,7 +158,7 @@ class Init:
                 service.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
                 env={**os.environ, **self.config.environment}, start_new_session=True,
             )  # fmt: skip
-        service.started, service.due = time.monotonic(), None
+        service.started, service.due, service.released = time.monotonic(), None, False
         emit("started", service=service.name, pid=service.process.pid)
 
     def reap(self) -> None:
@@ -172,7 +179,9 @@ class Init:
             service.process.returncode = returncode
         now = time.monotonic()
         service.process = None
-        if not (service.held or self.stopping or ended_cleanly(returncode)):
+        if service.released and not self.stopping:
+            service.due = now
+        elif not (service.held or self.stopping or ended_cleanly(returncode)):
             service.delay = next_delay(self.policy, service.delay, now - service.started)
             service.due = now + service.delay
         restart = service.delay if service.due is not None else None
