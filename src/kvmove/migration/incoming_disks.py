@@ -111,9 +111,11 @@ class IncomingDisks:
         :raise MoveFailed: a disk could not be written.
         """
         receiver = self._receiver
-        if receiver is None or receiver.failure:
-            raise MoveFailed(f"The disks are not open any more: {self.failure or 'the move is over'}.")
+        if receiver is None:
+            raise MoveFailed("The disks are not open any more: the move is over.")
         await asyncio.to_thread(receiver.stop)
+        if receiver.failure:  # also of what was under way until now; a later sync would not fail for it again
+            raise MoveFailed(f"The disks are not open any more: {receiver.failure}.")
         self._receiver = DiskReceiver(list(self._targets.disks))
 
     def _store(self, placement: DiskPlacement) -> Datastore:
