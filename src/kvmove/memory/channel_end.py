@@ -17,6 +17,8 @@ Deliberately not here: sockets, time, and when a connection is replaced.
 
 from __future__ import annotations
 
+import mmap
+
 from kvmove.wire.channel_frames import (
     NOTHING,
     ChannelFrameError,
@@ -50,7 +52,8 @@ class ChannelEnd:
         self.is_given_up_there = False
         self._window = window
         self._ack_every = ack_every
-        self._ring = memoryview(bytearray(window))
+        # a bytearray would be filled with zeroes, and so take all of it at once
+        self._ring = memoryview(mmap.mmap(-1, window, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._sent = 0
         self._furthest = 0
         self._told = 0

@@ -1,10 +1,14 @@
 """Two ends of a memory channel and a wire that breaks at any byte, against what a QEMU has sent."""
 
+import resource
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from kvmove.memory.channel_end import WINDOW as WHOLE_WINDOW
 from kvmove.memory.channel_end import ChannelEnd
 from kvmove.wire.channel_frames import ChannelFrameError, ChannelFrameKind, encode
 
@@ -157,3 +161,14 @@ def test_nothing_may_come_before_the_peer_has_said_where_it_is_nor_after_its_end
         end.read(memoryview(encode(ChannelFrameKind.DATA, 1) + b"x"))
     with pytest.raises(ChannelFrameError, match="does not belong"):
         resumed().read(memoryview(encode(ChannelFrameKind.AT, 0)))
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_memory_is_taken_only_as_far_as_it_fills() -> None:
+    before = resident()
+    ends = [ChannelEnd() for _ in range(8)]
+    assert resident() - before < len(ends) * WHOLE_WINDOW / 4
