@@ -8,8 +8,8 @@ waits, and the guest runs.
     silent for WAIT_SECONDS   the move is undone              why
 
 A guest whose vCPUs QEMU slows at that moment stays slowed as long as it is held: then the wait for the registry is
-SLOWED_WAIT_SECONDS. Disks are waited for as long as it takes: their copy either comes to its end or fails, and then the
-move does.
+SLOWED_WAIT_SECONDS, and that for disks SLOWED_DISKS_SECONDS. Else disks are waited for as long as it takes: their copy
+either comes to its end or fails, and then the move does.
 
 The registry is asked all the time while memory is sent. It may fall silent in the moment between its last answer and
 the pause, and a guest that writes nothing cannot be held back: then the guest stands still for at most
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from uuid import UUID
 
-from kvmove.errors import KvmoveError, Unreachable
+from kvmove.errors import KvmoveError, MoveFailed, Unreachable
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.switchover import REGISTRY_SECONDS, pause
 from kvmove.qemu.migration import Migration, MigrationInfo
@@ -39,6 +39,8 @@ WAIT_SECONDS = 300.0
 
 
 SLOWED_WAIT_SECONDS = 10.0
+SLOWED_DISKS_SECONDS = 60.0
+"""Longer: their copy goes on meanwhile, and a move that is undone has to copy all of them again."""
 
 
 class PauseGate:
@@ -62,6 +64,7 @@ class PauseGate:
         self._asked = self._heard = clock()
         self._why = ""
         self._closed: float | None = None
+        self._slowed: float | None = None
         self._held_at: int | None = None
         self._held_rounds = 0
 
@@ -83,6 +86,7 @@ class PauseGate:
         """While QEMU sends: whether it is held back now. To be called again and again; it does not wait.
 
         :raise Unreachable: the registry has not answered for WAIT_SECONDS, or SLOWED_WAIT_SECONDS of a slowed guest.
+        :raise MoveFailed: disks were not in step for SLOWED_DISKS_SECONDS of a slowed guest.
         :raise KvmoveError: the disks' copy failed.
         """
         self._look()
@@ -98,6 +102,7 @@ class PauseGate:
             self._close(self._why or "it takes too long to answer", most)
         else:
             self._wait_for_disks()
+            self._spare_slowed(is_slowed=info.throttle > 0)
         return True
 
     def without_hold(self, info: MigrationInfo) -> MigrationInfo:
@@ -147,6 +152,16 @@ class PauseGate:
         self._closed = None
         self._board.message = "waiting for the disks before the guest is paused: parts of them are copied again"
 
+    def _spare_slowed(self, *, is_slowed: bool) -> None:
+        now = self._clock()
+        self._slowed = self._slowed or now if is_slowed else None
+        if self._slowed is not None and now - self._slowed > SLOWED_DISKS_SECONDS:
+            raise MoveFailed(
+                f"Parts of the disks were copied again for more than {SLOWED_DISKS_SECONDS:.0f} s, all the while the "
+                "guest's vCPUs were held back.",
+                hint="Look at the migration networks; then move again, with --max-slowdown 0 to slow no vCPU.",
+            )
+
     def _open(self) -> None:
-        self._closed = None
+        self._closed = self._slowed = None
         self._board.message = ""

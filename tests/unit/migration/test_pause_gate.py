@@ -5,10 +5,16 @@ from uuid import UUID
 
 import pytest
 
-from kvmove.errors import Unreachable
+from kvmove.errors import MoveFailed, Unreachable
 from kvmove.migration import pause_gate
 from kvmove.migration.move_board import MoveBoard
-from kvmove.migration.pause_gate import FRESH_SECONDS, SLOWED_WAIT_SECONDS, WAIT_SECONDS, PauseGate
+from kvmove.migration.pause_gate import (
+    FRESH_SECONDS,
+    SLOWED_DISKS_SECONDS,
+    SLOWED_WAIT_SECONDS,
+    WAIT_SECONDS,
+    PauseGate,
+)
 from kvmove.model.ownership import Ownership
 from kvmove.qemu.migration import Migration, MigrationInfo, Status
 from kvmove.registry.sqlite import SqliteRegistry
@@ -155,11 +161,24 @@ async def test_disks_that_are_copied_again_hold_it_as_long_as_it_takes() -> None
     it = Gate()
     await it.after(5)
     it.in_step = False
-    assert await it.after(10 * WAIT_SECONDS, throttle=70)
+    assert await it.after(10 * WAIT_SECONDS)
     assert "waiting for the disks before the guest is paused" in it.board.message
     it.in_step = True
     assert not await it.after(0)
     assert it.migration.calls == ["hold", "let go"] and it.board.message == ""
+
+
+async def test_a_guest_that_qemu_slows_does_not_wait_for_disks_for_long() -> None:
+    it = Gate()
+    it.in_step = False
+    await it.after(WAIT_SECONDS)
+    assert await it.after(SLOWED_DISKS_SECONDS, throttle=70)
+    it.in_step = True
+    assert not await it.after(0, throttle=70)
+    it.in_step = False
+    assert await it.after(SLOWED_DISKS_SECONDS, throttle=70)
+    with pytest.raises(MoveFailed, match="more than 60 s"):
+        await it.after(3, throttle=70)
 
 
 async def test_a_silent_registry_is_timed_from_its_own_silence_on() -> None:
