@@ -27,7 +27,7 @@ from uuid import UUID
 from kvmove.errors import KvmoveError, MoveFailed, Unreachable
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.switchover import REGISTRY_SECONDS, pause
-from kvmove.qemu.migration import Migration, MigrationInfo
+from kvmove.qemu.migration import HELD_THROTTLE, Migration, MigrationInfo
 from kvmove.registry.interface import Registry
 
 ASK_SECONDS = 0.5
@@ -97,12 +97,13 @@ class PauseGate:
         if self._held_at is None:
             self._held_at = info.rounds
             await migration.hold_back()
+        is_slowed = info.throttle > HELD_THROTTLE
         if silent:
-            most = SLOWED_WAIT_SECONDS if info.throttle else WAIT_SECONDS
+            most = SLOWED_WAIT_SECONDS if is_slowed else WAIT_SECONDS
             self._close(self._why or "it takes too long to answer", most)
         else:
             self._wait_for_disks()
-            self._spare_slowed(is_slowed=info.throttle > 0)
+            self._spare_slowed(is_slowed=is_slowed)
         return True
 
     def without_hold(self, info: MigrationInfo) -> MigrationInfo:

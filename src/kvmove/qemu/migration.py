@@ -28,6 +28,9 @@ _POLL_SECONDS = 0.5
 HELD_RATE = 400_000
 """Bytes/s. Not 0 nor below 10: QEMU 7.2 takes a tenth of it and then has no limit at all."""
 
+HELD_THROTTLE = 1
+"""Percent that vCPUs may be slowed meanwhile: QEMU knows no less."""
+
 
 class Status(StrEnum):
     """QEMU's MigrationStatus, as far as our moves meet it."""
@@ -173,7 +176,11 @@ class Migration:
             return
         self._before_hold = parse_parameters(await self._monitor.execute("query-migrate-parameters"))
         slowly = MigrationParameters(
-            HELD_RATE, downtime_limit_ms=1, throttle_initial=1, throttle_increment=1, throttle_max=1
+            HELD_RATE,
+            downtime_limit_ms=1,
+            throttle_initial=HELD_THROTTLE,
+            throttle_increment=1,
+            throttle_max=HELD_THROTTLE,
         )
         await self.set_parameters(slowly)
 

@@ -16,7 +16,7 @@ from kvmove.migration.pause_gate import (
     PauseGate,
 )
 from kvmove.model.ownership import Ownership
-from kvmove.qemu.migration import Migration, MigrationInfo, Status
+from kvmove.qemu.migration import HELD_THROTTLE, Migration, MigrationInfo, Status
 from kvmove.registry.sqlite import SqliteRegistry
 from tests.support.samples import plan
 
@@ -179,6 +179,15 @@ async def test_a_guest_that_qemu_slows_does_not_wait_for_disks_for_long() -> Non
     assert await it.after(SLOWED_DISKS_SECONDS, throttle=70)
     with pytest.raises(MoveFailed, match="more than 60 s"):
         await it.after(3, throttle=70)
+
+
+async def test_a_guest_that_is_slowed_for_being_held_alone_is_held_on() -> None:
+    it = Gate()
+    it.registry.is_away = True
+    assert await it.after(WAIT_SECONDS - 10, throttle=HELD_THROTTLE)
+    it.registry.is_away, it.in_step = False, False
+    assert await it.after(WAIT_SECONDS, throttle=HELD_THROTTLE)
+    assert "waiting for the disks" in it.board.message
 
 
 async def test_a_silent_registry_is_timed_from_its_own_silence_on() -> None:
