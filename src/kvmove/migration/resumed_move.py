@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import Any
 
 from kvmove.disk.interface import SourceDisk
 from kvmove.errors import Busy, KvmoveError, Unreachable
@@ -26,7 +27,7 @@ from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import MoveJournal, Step
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.move_record import record_under_way
-from kvmove.migration.outgoing import unsafe_disks
+from kvmove.migration.outgoing import knows_compressed, unsafe_disks
 from kvmove.migration.phases import Course
 from kvmove.migration.recovery import abandon_mirrors
 from kvmove.migration.source import SourceMove
@@ -81,9 +82,11 @@ class ResumedMove(SourceMove):
         await self._require_under_way()
         if not await self._copy_record.has(self._checkpoint_before.generation):
             raise Busy(f"QEMU has not recorded what VM {self.plan.vm.name} wrote since")
-        self._incarnation = (await self._resume_destination())["incarnation"]
+        answer = await self._resume_destination()
+        self._incarnation = answer["incarnation"]
         self._kept = self._find_kept()
         self.steering.say_again(self._checkpoint_before.steered)
+        self.steering.copy_terms.compression.begin(understood=knows_compressed(answer))
         await self._connect(undo, release)
 
     async def _require_under_way(self) -> None:
@@ -92,7 +95,7 @@ class ResumedMove(SourceMove):
         if stored != self._record:
             raise Busy(f"the registry says that VM {self.plan.vm.name} is not in this move any more")
 
-    async def _resume_destination(self) -> dict[str, str]:
+    async def _resume_destination(self) -> dict[str, Any]:
         """:raise KvmoveError: it will not go on, or has not answered as long as a copy waits for it."""
         deadline = time.monotonic() + self._host.mover.give_up
         while True:
