@@ -1,7 +1,6 @@
 """Checks on a real lab: each thing is broken for real, and the check must find it, alone, and let go once it is mended.
 
-The VM is off: what is looked at are hosts and networks. CPU features, other QEMUs and clocks cannot differ between the
-hosts of a lab; see test_host_qemu.py and unit/manager/test_checks.py.
+The VM is off: what is looked at are networks and files. For the rest see test_checks_of_vms.py and test_checks_of_hosts.py.
 """
 
 from collections.abc import AsyncIterator

@@ -26,9 +26,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 VM = LedgerVm(name="seer", memory=192 * MIB, disk=256 * MIB, data=96 * MIB, ram_mib=32, ram_rate=4000, rate=300)
 SLOW, FAST = ("mig0",), ("mig1",)
-SPEC = LabSpec(
-    name=lab_name("forecast"), nics=(10_000_000, 40_000_000), datastore=DatastoreSpec(size=GIB), shared=True
-)
+SPEC = LabSpec(name=lab_name("forecast"), nics=(10_000_000, 40_000_000), datastore=DatastoreSpec(size=GIB), shared=True)
 TRIES = 4
 """On a busy machine one try of a wire may tell of the machine and not of the wire."""
 
