@@ -297,7 +297,8 @@ class Dispatcher:
         if self.streams[stream].pace is None:
             return True
         loads = {number: Load(it.pace, self.given(number), it.round_trip) for number, it in self.streams.items()}
-        return may_take(loads.pop(stream), list(loads.values()), self._region_size, self.left())
+        size = sum(self.disks[number].regions.size for number in self._turns.now)
+        return may_take(loads.pop(stream), list(loads.values()), self._region_size, self.left(), size)
 
     def given(self, stream: int) -> int:
         """Bytes of the regions that `stream` copies now and that have not arrived yet."""

@@ -4,6 +4,8 @@ A stream asks for its next region when it has room. It gets one unless
 
 - what it has been given already would take it longer than HOLD_SECONDS, or a few round trips: so long at most waits a
   guest's write to a region that is on its way over a slow stream; or
+- it has its part of LOST_SHARE of the disks on its way already: so much at most is copied again when all streams are
+  lost. Two round trips of its pace it may have all the same, or a small disk would never fill a long way; or
 - the other streams would carry all the rest sooner than it would this one region: so a copy's end never waits for the
   slowest NIC.
 
@@ -21,6 +23,8 @@ from dataclasses import dataclass
 
 HOLD_SECONDS = 0.5
 HOLD_ROUND_TRIPS = 4
+LEAST_ROUND_TRIPS = 2
+LOST_SHARE = 0.04
 LEAST_REGIONS = 2
 """One on its way and one behind it: with less, a stream stands idle while an acknowledgement travels."""
 
@@ -46,12 +50,14 @@ class Load:
         return (self.given + more) / max(self.pace, SLOWEST) if self.pace is not None else 0.0
 
 
-def may_take(mine: Load, others: Sequence[Load], region: int, left: int) -> bool:
-    """Whether the stream with load `mine` may be given a region, of `left` bytes that nobody has been given yet."""
+def may_take(mine: Load, others: Sequence[Load], region: int, left: int, disks: float = math.inf) -> bool:
+    """Whether the stream with load `mine` may be given a region, of `left` bytes that nobody has been given yet of
+    disks of so many bytes."""
     if mine.pace is None:
         return True
     hold = max(HOLD_SECONDS, HOLD_ROUND_TRIPS * mine.round_trip)
-    if mine.given + region > max(mine.pace * hold, LEAST_REGIONS * region):
+    part = max(disks * LOST_SHARE / (len(others) + 1), mine.pace * LEAST_ROUND_TRIPS * mine.round_trip)
+    if mine.given + region > max(min(mine.pace * hold, part), LEAST_REGIONS * region):
         return False
     known = [load for load in others if load.pace is not None]
     if not known:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kvmove.mover import shares
 from kvmove.mover.dispatcher import DiskTerms, Dispatcher, Limits
-from kvmove.mover.shares import HOLD_SECONDS, LEAST_REGIONS, Load, Pace, may_take
+from kvmove.mover.shares import HOLD_SECONDS, LEAST_REGIONS, LOST_SHARE, Load, Pace, may_take
 
 MIB = 1024 * 1024
 PACES = st.floats(1.0, 1e9)
@@ -37,6 +37,18 @@ def test_what_is_given_is_delivered_soon(pace: float, round_trip: float, regions
     while may_take(load, [], MIB, regions * MIB) and count < 5000:
         load, count = Load(pace, load.given + MIB, round_trip), count + 1
     assert count == 5000 or load.given <= max(HOLD_SECONDS * pace, LEAST_REGIONS * MIB)
+
+
+@given(st.lists(PACES, min_size=1, max_size=6), st.integers(1, 1000), st.floats(0, 0.4))
+def test_little_of_small_disks_is_on_its_way_at_once(paces: list[float], regions: int, round_trip: float) -> None:
+    disks = regions * MIB
+    loads = [Load(pace, 0, round_trip) for pace in paces]
+    for _ in range(1000):
+        for at, load in enumerate(loads):
+            if may_take(load, loads[:at] + loads[at + 1 :], MIB, disks, disks):
+                loads[at] = Load(load.pace, load.given + MIB, round_trip)
+    long_way = sum(2 * pace * round_trip for pace in paces)
+    assert sum(load.given for load in loads) <= LOST_SHARE * disks + long_way + LEAST_REGIONS * MIB * len(loads)
 
 
 @dataclass
