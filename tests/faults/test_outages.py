@@ -9,6 +9,7 @@ from kvmove.lab.guest.recorder_log import now_ns
 from kvmove.lab.guest.timeline import Window
 from kvmove.model.move import MoveReport
 from kvmove.model.task import Task
+from kvmove.mover.move_terms import MoverSettings
 from kvmove.units import KIB, MIB
 from tests.support.fault_judge import MOVES, judge
 from tests.support.fault_lab import BULK, VM, FaultLab, Move
@@ -20,6 +21,9 @@ PAGE = 4 * KIB
 PREFILL = 128 * MIB
 SHARE = 0.05
 """Of the disk: so much more than what the guest changed may be sent again."""
+DEADLINE_SECONDS = MoverSettings().write_deadline
+LITTLE_SECONDS = 0.5
+"""No write of the guest waits longer than the deadline; it is written down a little later on a busy machine."""
 
 
 async def outage(faults: FaultLab, move: Move, seconds: float) -> Task:
@@ -62,7 +66,7 @@ async def test_all_nics_are_down_and_the_copy_goes_on_where_it_was(faults: Fault
     assert recopied_too_much(found) <= 0, found.disks
     faults.log.refresh()
     gap = faults.log.longest_write_gap(VM.number, Window(began, ended))
-    assert gap.seconds < seconds / 3, "the guest waited for the network"
+    assert gap.seconds < DEADLINE_SECONDS + LITTLE_SECONDS, "the guest waited for the network"
 
 
 async def test_the_destination_agent_is_restarted_and_the_copy_goes_on(faults: FaultLab) -> None:

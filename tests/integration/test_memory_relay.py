@@ -150,7 +150,10 @@ def exchange(near: socket.socket, far: socket.socket, size: int, between: Callab
 def pairs(relayed: Relayed) -> list[tuple[socket.socket, socket.socket]]:
     """QEMU's connections at the source, each with the one that it arrives at."""
     near, far = relayed.open_all()
-    return [(near[2], far[0]), (near[0], far[1]), (near[1], far[2])]
+    for number, channel in enumerate(near):
+        channel.sendall(bytes([number]))
+    numbers = [receive(channel, 1)[0] for channel in far]
+    return [(near[number], channel) for number, channel in zip(numbers, far, strict=True)]
 
 
 def test_a_channel_goes_on_over_another_connection_wherever_its_own_is_cut(relayed: Relayed) -> None:

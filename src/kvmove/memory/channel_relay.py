@@ -133,14 +133,16 @@ class SourceRelay:
         return b""
 
     def _open(self, local: socket.socket) -> None:
-        """Connect a channel to the destination; one that cannot be is read into the void."""
+        """Connect a channel to the destination: main before this returns, the others at once, each in its own thread. One
+        that cannot be is read into the void."""
         with self._lock:
             number = len(self._channels)
             channel = SourceChannel(number, local, self._routes[number % len(self._routes)], self._terms)
             self._channels.append(channel)
             if self._given_up:
                 channel.give_up()
-        channel.open()
+        if number == MAIN_CHANNEL:
+            channel.open()
         threading.Thread(target=inherited(self._run), args=(channel,), name="memory-channel", daemon=True).start()
 
     def _run(self, channel: SourceChannel) -> None:

@@ -108,8 +108,8 @@ class SourceChannel:
         return not self.lost
 
     def run(self) -> None:
-        """After `open`: until QEMU has closed the channel and all of it is delivered, or it was given up and QEMU has
-        closed it."""
+        """Open it, if `open` has not, and carry it: until QEMU has closed the channel and all of it is delivered, or it
+        was given up and QEMU has closed it."""
         yield_to_guests()
         try:
             if not self.lost:
