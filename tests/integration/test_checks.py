@@ -1,6 +1,6 @@
 """Checks on a real lab: each thing is broken for real, and the check must find it, alone, and let go once it is mended.
 
-The VM is off: what is looked at are networks and files. For the rest see test_checks_of_vms.py and test_checks_of_hosts.py.
+The VM is off: what is looked at are networks and files. The rest: test_checks_of_vms.py, test_checks_of_hosts.py.
 """
 
 from collections.abc import AsyncIterator

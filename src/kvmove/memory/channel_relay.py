@@ -133,8 +133,8 @@ class SourceRelay:
         return b""
 
     def _open(self, local: socket.socket) -> None:
-        """Connect a channel to the destination: main before this returns, the others at once, each in its own thread. One
-        that cannot be is read into the void."""
+        """Connect a channel to the destination: main before this returns, the others at once, each in its own thread.
+        One that cannot be is read into the void."""
         with self._lock:
             number = len(self._channels)
             channel = SourceChannel(number, local, self._routes[number % len(self._routes)], self._terms)
