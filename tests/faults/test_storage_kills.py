@@ -104,7 +104,7 @@ async def test_a_move_of_an_image_outlives_an_agent(chain: bool, host: str) -> N
 
 def is_recorded(there: World, host: LabHost) -> bool:
     """Whether the next agent of the host would know how far the copy is."""
-    return any((there.lab.folders.host_run(host.name) / "moves").glob("*.regions"))
+    return any(there.lab.folders.host(host.name).rglob("*.regions"))
 
 
 @full
