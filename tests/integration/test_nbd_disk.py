@@ -173,6 +173,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.lab
+@pytest.mark.full
 async def test_a_disk_of_scattered_writes_takes_no_more_space_than_a_raw_one(folder: Path) -> None:
     size, writes = 1024 * MIB, 30_000
     raw, image = folder / "root.raw", folder / "root.qcow2"

@@ -34,6 +34,7 @@ def folders(host: LabHost) -> dict[str, Path]:
     return {name: root / str(VM.uuid) for name, root in roots.items()}
 
 
+@pytest.mark.full
 async def test_each_disk_goes_where_it_is_told_or_stays() -> None:
     async with world(VM, "sev") as there:
         await there.move(None, disks={ONE: f"{SECOND}:qcow2"})

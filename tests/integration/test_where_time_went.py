@@ -81,6 +81,7 @@ def limit(report: MoveReport) -> Limit | None:
     return report.bottleneck.limit if report.bottleneck is not None else None
 
 
+@pytest.mark.full
 async def test_the_bottleneck_is_named_and_compression_makes_a_slow_network_carry_more() -> None:
     async with world(QUIET, "btl", nic=SLOW_NIC, write=WORDS) as there:
         plain = await moved(there, "h2", compress="off")

@@ -214,6 +214,9 @@ class _StreamReceiver:
             if frame.kind in frames.WITH_PAYLOAD:
                 if self._filled - body < frame.length:
                     break
+                if at and frame.length >= BULK_FRAME:
+                    self._drop_applied(at)
+                    at, body = 0, frames.HEADER_SIZE
                 size = self._apply_data(frame, self._buffer[body : body + frame.length])
                 at = body + frame.length
             else:
@@ -226,9 +229,13 @@ class _StreamReceiver:
             self._since_ack += size
             self._owner.applied(size)
         if at:
-            left = self._filled - at
-            self._buffer[:left] = self._buffer[at : self._filled]
-            self._filled = left
+            self._drop_applied(at)
+
+    def _drop_applied(self, end: int) -> None:
+        """Move what lies behind `end` to the buffer's start, where the payload of its first frame begins a page."""
+        left = self._filled - end
+        self._buffer[:left] = self._buffer[end : self._filled]
+        self._filled = left
 
     def _apply_data(self, frame: frames.Frame, payload: memoryview) -> int:
         """Write the data of a frame; how many bytes it was."""
