@@ -122,8 +122,10 @@ async def send_rest(parts: SwitchoverParts, live: LiveParts, timing: Timing) -> 
         _sync(parts),
         *(mirror.finish(timeout=SYNC_SECONDS) for mirror in live.mirrors),
     )
-    if not await asyncio.to_thread(parts.disks.wait_settled, 0):
+    if not parts.disks.has_delivered():
         raise MoveFailed("A write came after the guest was stopped.")
+    if not await asyncio.to_thread(parts.disks.wait_settled, DRAIN_SECONDS):
+        raise MoveFailed(f"Streams that were lost could not be fenced within {DRAIN_SECONDS:.0f} s.")
     timing.mark("sync")
     await reach("source-synced")
     await live.migration.continue_switchover()

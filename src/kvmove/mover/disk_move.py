@@ -233,6 +233,16 @@ class DiskMove:
                 raise self.failure
             return True
 
+    def has_delivered(self) -> bool:
+        """Whether both sides are equal. Streams that were lost may have to be fenced: see `wait_settled`.
+
+        :raise KvmoveError: the move failed.
+        """
+        with self.lock:
+            if self.failure is not None:
+                raise self.failure
+            return self.dispatcher.delivered()
+
     def sync_targets(self) -> None:
         """Make durable what was applied within this host; in a move to another host its destination does that.
 

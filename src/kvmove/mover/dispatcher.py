@@ -451,9 +451,14 @@ class Dispatcher:
 
     # For people and for the switchover.
 
+    def delivered(self) -> bool:
+        """Whether every disk at the destination equals its source now; what a stream that was lost still holds might
+        change that."""
+        return all(disk.regions.settled() for disk in self.disks)
+
     def settled(self) -> bool:
-        """Whether every disk at the destination equals its source."""
-        return all(disk.regions.settled() for disk in self.disks) and not self._to_fence
+        """Whether every disk at the destination equals its source, and nothing can change that any more."""
+        return self.delivered() and not self._to_fence
 
     def all_copied(self) -> bool:
         """Whether the bulk copy has nothing left to do now."""
