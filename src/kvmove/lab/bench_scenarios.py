@@ -47,7 +47,7 @@ class Scenario:
         """Folders of this machine as datastores: a file system in a loop device copies every byte once more, on the two
         cores that the guest and all contestants share."""
         folder = DatastoreSpec(kind="folder", size=32 * GIB)
-        return LabSpec(nics=self.nics, datastore=folder).model_copy(update={"rtt_ms": self.round_trip_ms})
+        return LabSpec(nics=self.nics, datastore=folder, rtt_ms=self.round_trip_ms)
 
     @property
     def nic_names(self) -> tuple[str, ...]:
