@@ -2,13 +2,15 @@
 
     begin       QEMU records; then the mirrors may come                              undo: end
     keep        from the copy's beginning on a checkpoint a second
-    take_up     after a restart, mirrors on: what was written without them is named; a new generation records
+    turn        a new generation records, what was recorded stays
+    take_up     after a gap, mirrors on again: what was written without them is named; a new generation records
     end         the checkpoint goes, then the records: before anything else is undone, and before memory is sent
 
 Why no write is missed: the record begins before the first region is read, and a region of the checkpoint was at the
 destination, with nothing of it on its way, when the checkpoint was taken. A write that the mirror brought before is
-there; any other is in the records of the checkpoint's generation or a later one. After a restart the mirrors are on
-before the generation is turned, and the turn drains: a write that no mirror brought is in what is read then.
+there; any other is in the records of the checkpoint's generation or a later one. After a gap the mirrors are on
+before the generation is turned, and the turn drains: a write that no mirror brought is in what is read then. What a
+checkpoint calls its generation changes only once all that was read is known to the mover.
 """
 
 from __future__ import annotations
@@ -55,28 +57,40 @@ class CopyRecord:
         self._keeping = asyncio.create_task(self._keep(look), name="copy-record")
 
     async def _keep(self, look: Callable[[], Checkpoint]) -> None:
-        is_first = True
+        oldest = 0
         while not self._ending.is_set():
-            written = await asyncio.to_thread(lambda: self._file.write(look()))
-            if written and is_first:  # what is older than its generation is in it
-                await quietly(self._records.remove, self.generation)
-                is_first = False
+            checkpoint = await asyncio.to_thread(look)
+            written = await asyncio.to_thread(self._file.write, checkpoint)
+            if written and checkpoint.generation != oldest:  # what is older than its generation is in it
+                await quietly(self._records.remove, checkpoint.generation)
+                oldest = checkpoint.generation
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(KEEP_SECONDS):
                     await self._ending.wait()
 
-    async def take_up(self, since: int) -> list[tuple[int, int, int]]:
-        """(disk, offset, length) of what the guest wrote, from generation `since` on, up to the turn made here.
+    async def turn(self) -> int:
+        """A new generation records from now on; which. Checkpoints name the one they named.
+
+        :raise KvmoveError: QEMU refused, or does not answer.
+        """
+        last = (await self._records.generations())[-1]
+        await self._records.turn(last, last + 1)
+        return last + 1
+
+    async def take_up(self, since: int, changed: Callable[[int, tuple[int, int]], None]) -> int:
+        """Tell `changed` (disk, (offset, length)) what the guest wrote, from generation `since` on, up to the turn made
+        here; how many bytes that is, in QEMU's blocks.
 
         :raise KvmoveError: it cannot be told: the copy cannot go on.
         """
-        there = await self._records.generations()
-        self.generation = there[-1] + 1
-        await self._records.turn(there[-1], self.generation)
-        found: list[tuple[int, int, int]] = []
-        for generation in (it for it in there if it >= since):
-            found += await self._read(generation)
-        return found
+        new = await self.turn()
+        size = 0
+        for generation in (it for it in await self._records.generations() if since <= it < new):
+            for disk, offset, length in await self._read(generation):
+                changed(disk, (offset, length))
+                size += length
+        self.generation = new
+        return size
 
     async def has(self, generation: int) -> bool:
         """Whether QEMU has recorded since that generation."""

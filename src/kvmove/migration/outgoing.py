@@ -251,8 +251,12 @@ class OutgoingMove(Procedure):
         for: nothing is lost by it but time."""
         self._be_patient()
         self._disks.start_copy()
+        await self._keep_in_step()
         while not await asyncio.to_thread(self._disks.wait_copied, STREAM_SECONDS):
             log.debug("move %s: the disks are not copied yet", self.plan.move_id)
+
+    async def _keep_in_step(self) -> None:
+        """What a guest that writes meanwhile asks for; until there is no more to do but to wait."""
 
     def _be_patient(self) -> None:
         self._watch.patience = self.board.outage.give_up = self._host.mover.give_up

@@ -130,8 +130,7 @@ class ResumedMove(SourceMove):
 
     async def _keep_record(self, undo: AsyncExitStack) -> None:
         had = sum(disk.copied for disk in self._disks.snapshot()[0])
-        for disk, offset, length in await self._copy_record.take_up(self._checkpoint_before.generation):
-            self._disks.discarded(disk, (offset, length))
+        await self._copy_record.take_up(self._checkpoint_before.generation, self._disks.discarded)
         kept = sum(disk.copied for disk in self._disks.snapshot()[0])
         self.board.message = ""
         self.board.note(

@@ -1,7 +1,8 @@
 """The source's part of a move of a VM that has a QEMU, top to bottom: one method a phase, each step beside its undo.
 
     prepare         see `outgoing`
-    copy disks      mirrors on, drain, copy      undo: mirrors off (the guest goes on)
+    copy disks      mirrors on, drain, copy;     undo: mirrors off (the guest goes on)
+                    mirrors write-blocking before the end
                     in step: wait for the word, if it is so asked for
     copy memory     QEMU's rounds                undo: cancel (a guest that ran goes on)
                     held while the registry is silent or disks are behind: `pause_gate`
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -30,7 +32,7 @@ from kvmove.migration.disk_mirrors import DiskMirrors
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.memory_channels import channel_routes, memory_channels
 from kvmove.migration.move_board import MoveBoard
-from kvmove.migration.outgoing import OutgoingMove
+from kvmove.migration.outgoing import STREAM_SECONDS, OutgoingMove
 from kvmove.migration.pause_gate import PauseGate
 from kvmove.migration.progress import Speed
 from kvmove.migration.switchover import MEMORY_SECONDS, Decision, LiveParts, Timing, send_rest
@@ -39,8 +41,12 @@ from kvmove.model.move import MovePlan, Phase
 from kvmove.model.vm import Power
 from kvmove.mover.disk_move import REGION_SIZE
 from kvmove.qemu import run_control
+from kvmove.qemu.block_jobs import CopyMode
 from kvmove.qemu.features import find_features
 from kvmove.qemu.migration import ENDED, Migration, MigrationInfo, MigrationParameters, Status, give_up
+from kvmove.units import format_size
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
 
@@ -136,7 +142,8 @@ class SourceMove(OutgoingMove):
         await self._start_copy(undo, release)
 
     async def _start_copy(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
-        await self._mirrors.start(undo, release)
+        mode = CopyMode.BACKGROUND if self._can_be_resumed else CopyMode.WRITE_BLOCKING  # it takes a record to change
+        await self._mirrors.start(mode, undo, release)
         await self._keep_record(undo)
         await reach("source-mirroring")
         await self._copy_bulk()
@@ -152,6 +159,16 @@ class SourceMove(OutgoingMove):
         before it is known here."""
         place = self._copy_record.generation, self._incarnation
         return Checkpoint.of(self._disks.at_rest(), REGION_SIZE, place, self.steering.said)
+
+    async def _keep_in_step(self) -> None:
+        """Let the guest's writes wait for their mirrors once that is of use."""
+        if not self._can_be_resumed:
+            return
+        while not (why := await asyncio.to_thread(self._disks.wait_to_block, STREAM_SECONDS)):
+            log.debug("move %s: the mirrors are in the background", self.plan.move_id)
+        size = await self._mirrors.block(self._copy_record)
+        self.board.note(f"the guest's writes wait for their mirrors from now on: {why}")
+        log.info("move %s: mirrors are write-blocking, %s copied again: %s", self.plan.move_id, format_size(size), why)
 
     # Memory.
 

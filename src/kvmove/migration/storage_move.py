@@ -43,6 +43,7 @@ from kvmove.model.move import MovePlan, Phase
 from kvmove.model.vm import DiskFormat, Power
 from kvmove.mover.disk_move import DiskMove
 from kvmove.qemu import run_control
+from kvmove.qemu.block_jobs import CopyMode
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.migration import MigrationInfo, Status
 from kvmove.qemu.pivot import Pivot
@@ -143,7 +144,7 @@ class StorageMove(Procedure):
 
     async def _copy_disks(self, mirrors: DiskMirrors | None, undo: AsyncExitStack, release: AsyncExitStack) -> None:
         if mirrors is not None:
-            await mirrors.start(undo, release)
+            await mirrors.start(CopyMode.WRITE_BLOCKING, undo, release)
         await reach("storage-mirroring")
         self._disks.start_copy()
         while not await asyncio.to_thread(self._disks.wait_copied, COPY_LOOK_SECONDS):
@@ -171,7 +172,7 @@ class StorageMove(Procedure):
         timing.mark("stop")
         await self._settle()
         timing.mark("drain")
-        self._disks.expect_mirrors_to_end()
+        self._disks.expect_mirrors_to_end(expected=True)
         await asyncio.gather(self._seal(), *(mirror.finish(timeout=SYNC_SECONDS) for mirror in mirrors.jobs))
         if not await asyncio.to_thread(self._disks.wait_settled, 0):
             raise MoveFailed("A write came after the guest was stopped.")

@@ -117,7 +117,7 @@ async def send_rest(parts: SwitchoverParts, live: LiveParts, timing: Timing) -> 
     if not settled:
         raise MoveFailed(f"The last disk writes could not be delivered within {DRAIN_SECONDS:.0f} s.")
     timing.mark("drain")
-    parts.disks.expect_mirrors_to_end()
+    parts.disks.expect_mirrors_to_end(expected=True)
     await asyncio.gather(
         _sync(parts),
         *(mirror.finish(timeout=SYNC_SECONDS) for mirror in live.mirrors),

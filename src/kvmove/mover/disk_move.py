@@ -4,6 +4,8 @@ The streams lead to another host (Sender), or to other disks of this one (`withi
 mirror (NbdServer), one per stream besides its reader, one that watches the time. The asyncio side calls `start`,
 `start_copy`, `snapshot`, `wait_settled` and `stop`; nothing here knows who speaks QMP or who runs the move.
 
+`guest_waits` says whether a guest's write waits for the answer to its mirrored one (qemu.block_jobs, copy modes).
+
 Promise to the guest: every mirrored write is answered, at the latest after the dispatcher's budget; should that
 ever fail, `write_deadline` cuts the mirror's connection, which ends the move and never the guest.
 """
@@ -92,6 +94,7 @@ class DiskMove:
         self._without_stream_since = time.monotonic()
         self._mirrors = [Mirror(self, number) for number in range(len(disks))]
         self._mirrors_may_end = False
+        self.guest_waits = True
         self._offloads: Sequence[Offload] = ()
         self._syncer = BackgroundSync((), self.failed)
         senders = [
@@ -257,9 +260,29 @@ class DiskMove:
         finally:
             self._waiters -= 1
 
-    def expect_mirrors_to_end(self) -> None:
-        """From now on a mirror that ends is no failure."""
-        self._mirrors_may_end = True
+    def wait_to_block(self, timeout: float) -> str:
+        """Wait until the guest's writes should wait for their mirrors; why, or empty after `timeout` seconds.
+
+        :raise KvmoveError: the move failed.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            with self.lock:
+                if self.failure is not None:
+                    raise self.failure
+                if why := self.dispatcher.why_block():
+                    return why
+            if self.stopping.wait(WATCH_INTERVAL) or time.monotonic() > deadline:
+                return ""
+
+    def expect_mirrors_to_end(self, *, expected: bool) -> None:
+        """Whether a mirror that ends is no failure from now on."""
+        self._mirrors_may_end = expected
+
+    def mirror_gone(self, disk: int) -> None:
+        """The disk's server is closed: nobody waits for its answers any more."""
+        with self.lock:
+            self.dispatcher.mirror_gone(disk)
 
     def end(self) -> None:
         """Nothing more will be sent: the threads end by themselves. `stop` later waits for them."""
@@ -330,7 +353,7 @@ class DiskMove:
         with self.lock:
             at_once = self.dispatcher.mirrored(disk, extent, payload, cookie, now)
             answers = self.dispatcher.take_answers()
-            if not at_once:
+            if not at_once and self.guest_waits:
                 with self._impact_lock:
                     self._impact.waits(disk, cookie, now)
             to_wake = [
@@ -340,8 +363,9 @@ class DiskMove:
             ]
         if at_once:
             self._mirrors[disk].answer(cookie)
-            with self._impact_lock:
-                self._impact.answered(disk, time.monotonic() - now)
+            if self.guest_waits:
+                with self._impact_lock:
+                    self._impact.answered(disk, time.monotonic() - now)
         self._answer(answers)
         for worker in to_wake:
             worker.wake()
@@ -362,7 +386,7 @@ class DiskMove:
             cookies = [cookie for at, cookie in answers if at == disk]
             if cookies and mirror.server is not None:
                 mirror.server.reply_many(cookies)
-        if answers:
+        if answers and self.guest_waits:
             now = time.monotonic()
             with self._impact_lock:
                 for disk, cookie in answers:

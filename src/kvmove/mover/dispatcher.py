@@ -36,6 +36,10 @@ MOST_PIECES = 128
 """Pieces taken at once: a batch must stay short where its pieces weigh nothing (zeroes)."""
 
 
+BLOCK_SECONDS = 1.0
+"""So long before the disks are copied, by the streams' pace, the guest's writes begin to wait for their mirrors."""
+
+
 @dataclass(slots=True, frozen=True)
 class DiskTerms:
     """One disk of a move. `size` in bytes; `places` are what its copy keeps busy (turns).
@@ -206,6 +210,22 @@ class Dispatcher:
             return True
         state.waiting[cookie] = write
         return False
+
+    def mirror_gone(self, disk: int) -> None:
+        """Whoever sent the disk's mirrored writes has gone, and takes no answer any more; what came of them stands."""
+        for write in list(self.disks[disk].waiting.values()):
+            self._release(write)
+        self._answers = [answer for answer in self._answers if answer[0] != disk]
+
+    def why_block(self) -> str:
+        """Why a guest's writes should wait for their mirrors from now on; empty while they need not."""
+        for disk in self.disks:
+            if any(ForwardMode.SYNC in change for change in disk.counters.mode_changes):
+                return str(ForwardEvent.ABOVE_HIGH_MARK)
+        left = sum(disk.regions.size - disk.regions.copied for disk in self.disks)
+        if left <= BLOCK_SECONDS * sum(stream.pace or 0.0 for stream in self.streams.values()):
+            return "the disks are nearly copied"
+        return ""
 
     def unspecified(self, disk: int, extent: tuple[int, int]) -> None:
         """The guest discarded `extent`: what it holds now must be read again where it had been read before."""

@@ -1,4 +1,11 @@
-"""Mirroring a disk's writes to an NBD server of ours (`blockdev-mirror`, sync=none, write-blocking).
+"""Mirroring a disk's writes to an NBD server of ours (`blockdev-mirror`, sync=none), in one of two copy modes:
+
+    background       a guest's write is done once it is on the disk; QEMU notes its range and sends it soon afterwards.
+                     The guest does not feel the mirror, and can be ahead of it without bound
+    write-blocking   a guest's write is done once it is on the disk and the server has answered
+
+In both QEMU sends what a write wrote only after it is on the source's disk (7.2 block/mirror.c). Changing over is not
+done here: QEMU can since 8.2 alone, and a job that has ended leaves a gap in any version (migration.disk_mirrors).
 
 Invariant: a job is never force-cancelled (`block-job-cancel force=true`, `job-cancel`, or any cancel before READY).
 QEMU 7.2 block/mirror.c frees the in-flight bitmap before it drains, so a forced end with a guest write under way
@@ -14,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,15 +49,23 @@ def granularity(disk_size: int) -> int:
     return _FINE if disk_size <= SMALL_DISK else _COARSE
 
 
+class CopyMode(StrEnum):
+    """See the file's head; the values are QEMU's own names (qapi/block-core.json, MirrorCopyMode)."""
+
+    BACKGROUND = "background"
+    WRITE_BLOCKING = "write-blocking"
+
+
 class MirrorSpec(NamedTuple):
     """What to mirror where: a disk's root node (see `Instance.disk_nodes`), its size in bytes, the NBD server's
-    Unix socket and the export's name. `number` makes QEMU's names unique among the jobs of one VM."""
+    Unix socket and the export's name. `number` makes QEMU's names unique among the jobs of one VM at one time."""
 
     node: str
     size: int
     socket: Path
     export: str
     number: int = 0
+    mode: CopyMode = CopyMode.WRITE_BLOCKING
 
 
 async def drain(monitor: Monitor, *, timeout: float = DRAIN_SECONDS) -> None:
@@ -101,9 +117,10 @@ class MirrorJob:
         self._require_no_failure()
 
     async def finish(self, *, timeout: float = END_SECONDS) -> None:
-        """End the mirror well: every mirrored write was answered without error, or this raises.
+        """End the mirror well: the server has answered all that the guest wrote without error, or this raises.
 
-        Meant for a stopped guest (pre-switchover), with the server answering.
+        The server must answer. A guest that is not stopped and writes faster than a background mirror sends can keep
+        that from ever ending; what it writes after the end is not mirrored.
 
         :raise MoveFailed: the job had failed, or fails now; at least one write may not have reached the server.
         :raise Unreachable: QEMU hung in it; it was yanked. In both cases the caller must `abandon`.
@@ -199,7 +216,7 @@ class MirrorJob:
             "device": self.spec.node,
             "target": self.target_node,
             "sync": "none",
-            "copy-mode": "write-blocking",
+            "copy-mode": self.spec.mode.value,
             "granularity": granularity(self.spec.size),
             "filter-node-name": self.filter_node,
             "on-source-error": "report",

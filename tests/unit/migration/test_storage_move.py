@@ -28,7 +28,7 @@ class Disks:
         self.left -= 1
         return self.left >= 0
 
-    def expect_mirrors_to_end(self) -> None:
+    def expect_mirrors_to_end(self, *, expected: bool) -> None:
         """As they do."""
 
     def sync_targets(self) -> None:
