@@ -95,3 +95,26 @@ async def test_the_manager_is_restarted_in_the_copy_and_takes_the_task_up(faults
         await faults.until(move, BULK)
         faults.kill_manager()
     await judge(faults, move, MOVES)
+
+
+BETWEEN = "source-between-mirrors"
+"""The background mirrors have ended, and the write-blocking ones have not begun."""
+
+
+async def test_what_the_guest_writes_between_two_mirrors_arrives(faults: FaultLab) -> None:
+    async with faults.move("--verify", hold=(BETWEEN,)) as move:
+        await faults.until(move, BETWEEN)
+        await asyncio.sleep(1.0)
+        faults.let_go(move)
+    await judge(faults, move, MOVES)
+    found = await report(faults, move)
+    assert any("wait for their mirrors" in change.what for change in found.changes), found.changes
+    assert found.disks[0].recopied > 0, "nothing was written meanwhile"
+
+
+async def test_the_source_agent_is_killed_between_two_mirrors(faults: FaultLab) -> None:
+    async with faults.move("--verify", hold=(BETWEEN,)) as move:
+        await faults.until(move, BETWEEN)
+        faults.let_go(move)
+        move.source.kill_agent()
+    await judge(faults, move, MOVES)

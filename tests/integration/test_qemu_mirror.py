@@ -7,7 +7,7 @@ import pytest
 
 from kvmove.errors import MoveFailed, QemuError, Unreachable
 from kvmove.qemu import block_jobs, run_control
-from kvmove.qemu.block_jobs import MirrorJob, MirrorSpec
+from kvmove.qemu.block_jobs import CopyMode, MirrorJob, MirrorSpec
 from tests.support.boot_guest import DISK_SIZE
 from tests.support.mirror_target import MirrorTarget
 from tests.support.real_qemu import Machine, definition, machine, until, until_it_writes
@@ -30,8 +30,11 @@ async def running(source: Machine) -> None:
     await until_it_writes(source.disk)
 
 
-def mirror(of: Machine, to: MirrorTarget, number: int = 0) -> MirrorJob:
-    spec = MirrorSpec(of.qemu.disk_nodes[f"disk{number}"], to.size, to.path, to.export, number)
+BOTH_MODES = pytest.mark.parametrize("mode", CopyMode)
+
+
+def mirror(of: Machine, to: MirrorTarget, number: int = 0, mode: CopyMode = CopyMode.WRITE_BLOCKING) -> MirrorJob:
+    spec = MirrorSpec(of.qemu.disk_nodes[f"disk{number}"], to.size, to.path, to.export, number, mode)
     return MirrorJob(of.qemu.monitor, of.qemu.oob, spec)
 
 
@@ -60,6 +63,32 @@ async def test_after_start_and_drain_every_write_reaches_the_target_in_order(
     assert image == source.disk.read_bytes()
     counts = [int.from_bytes(payload[:4], "little") for _, payload in target.writes]
     assert counts == list(range(counts[0], counts[0] + len(counts)))
+
+
+async def test_a_background_mirror_has_brought_every_write_when_it_has_ended(
+    source: Machine, target: MirrorTarget
+) -> None:
+    await running(source)
+    job = mirror(source, target, mode=CopyMode.BACKGROUND)
+    await job.start()
+    await job.drain()
+    image = bytearray(source.disk.read_bytes())
+    await sees(target, 200)
+    await run_control.stop(source.qemu.monitor)
+    await job.finish()
+    target.apply_to(image)
+    assert image == source.disk.read_bytes()
+
+
+async def test_a_background_mirror_does_not_hold_the_guest(source: Machine, target: MirrorTarget) -> None:
+    await running(source)
+    job = mirror(source, target, mode=CopyMode.BACKGROUND)
+    await job.start()
+    await sees(target, 10)
+    target.stalled = True
+    await until(lambda: target.held() > 0, "a write waits for the target")
+    await until_it_writes(source.disk)
+    await job.abandon(target.hang_up)
 
 
 async def test_a_good_end_leaves_node_and_job_lists_as_they_were(source: Machine, target: MirrorTarget) -> None:
@@ -92,11 +121,12 @@ async def test_a_good_end_is_told_as_completed_not_cancelled(source: Machine, ta
     assert (ended.name, "error" in ended.data) == ("BLOCK_JOB_COMPLETED", False)
 
 
+@BOTH_MODES
 async def test_a_target_that_hangs_up_fails_the_job_and_the_guest_writes_on(
-    source: Machine, target: MirrorTarget
+    source: Machine, target: MirrorTarget, mode: CopyMode
 ) -> None:
     await running(source)
-    job = mirror(source, target)
+    job = mirror(source, target, mode=mode)
     await job.start()
     await sees(target, 10)
     target.hang_up()
@@ -109,12 +139,13 @@ async def test_a_target_that_hangs_up_fails_the_job_and_the_guest_writes_on(
     await until_it_writes(source.disk)
 
 
-async def test_a_busy_mirror_can_be_abandoned_and_begun_again(source: Machine, tmp_path: Path) -> None:
+@BOTH_MODES
+async def test_a_busy_mirror_can_be_abandoned_and_begun_again(source: Machine, tmp_path: Path, mode: CopyMode) -> None:
     await running(source)
     before = await nodes_and_jobs(source)
     for _ in range(5):
         with MirrorTarget(tmp_path / "again.sock", DISK_SIZE) as target:
-            job = mirror(source, target)
+            job = mirror(source, target, mode=mode)
             await job.start()
             await job.drain()
             await sees(target, 20)
@@ -123,17 +154,21 @@ async def test_a_busy_mirror_can_be_abandoned_and_begun_again(source: Machine, t
         await until_it_writes(source.disk)
 
 
-async def test_an_idle_mirror_can_be_abandoned(source: Machine, target: MirrorTarget) -> None:
+@BOTH_MODES
+async def test_an_idle_mirror_can_be_abandoned(source: Machine, target: MirrorTarget, mode: CopyMode) -> None:
     before = await nodes_and_jobs(source)
-    job = mirror(source, target)
+    job = mirror(source, target, mode=mode)
     await job.start()
     await job.abandon(target.hang_up)
     assert await nodes_and_jobs(source) == before
 
 
-async def test_a_target_that_stalls_hangs_qemu_until_it_hangs_up(source: Machine, target: MirrorTarget) -> None:
+@BOTH_MODES
+async def test_a_target_that_stalls_hangs_qemu_until_it_hangs_up(
+    source: Machine, target: MirrorTarget, mode: CopyMode
+) -> None:
     await running(source)
-    job = mirror(source, target)
+    job = mirror(source, target, mode=mode)
     await job.start()
     target.stalled = True
     await until(lambda: target.held() > 0, "a write waits for the target")
@@ -157,9 +192,12 @@ async def test_a_stalled_target_that_nobody_can_close_is_yanked(source: Machine,
     await until_it_writes(source.disk)
 
 
-async def test_a_stalled_target_at_the_good_end_does_not_hang_us(source: Machine, target: MirrorTarget) -> None:
+@BOTH_MODES
+async def test_a_stalled_target_at_the_good_end_does_not_hang_us(
+    source: Machine, target: MirrorTarget, mode: CopyMode
+) -> None:
     await running(source)
-    job = mirror(source, target)
+    job = mirror(source, target, mode=mode)
     await job.start()
     target.stalled = True
     await until(lambda: target.held() > 0, "a write waits for the target")
