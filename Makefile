@@ -10,8 +10,8 @@ DEBIAN := qemu-system-x86 qemu-utils iproute2 xfsprogs util-linux gcc libc6-dev 
 DEBIAN_LIBVIRT := libvirt-daemon-system libvirt-clients
 DEBIAN_BENCH := $(DEBIAN_LIBVIRT) iperf3
 
-.PHONY: full help setup packages guest demo test check unit integration faults soak compare bench downtime matrix scale \
-        forecast man clean web web-check web-test
+.PHONY: full help setup packages guest demo test check unit integration faults soak compare bench bench-page downtime matrix \
+        scale forecast man clean web web-check web-test
 
 help:
 	@echo "make demo      move a running VM between two hosts on this machine, and report what happened"
@@ -22,6 +22,7 @@ help:
 	@echo "make compare   kvmove beside libvirt on one lab"
 	@echo "make bench     kvmove beside libvirt, plain QEMU and the wire: about half an hour; BENCH=--full for hours;"
 	@echo "               BENCH='--only one_nic_write_load' for one scenario; nothing else may run meanwhile"
+	@echo "make bench-page  docs/benchmarks.md and its pictures, from what make bench measured"
 	@echo "make downtime  RUNS=$(RUNS) moves of each kind, and how long the guest stood still; a fresh disk moved each way"
 	@echo "make matrix    VMs moved in every way: kinds, images, disks, states; CASES=TEXT for some"
 	@echo "make scale     the manager with 10, 100 and 1,000 simulated hosts: planning, starting tasks, memory"
@@ -66,6 +67,9 @@ bench: setup
 	@scripts/need-packages $(DEBIAN_BENCH)
 	@$(PY) -m kvmove lab bench $(BENCH) --results build/results -o $(OUTPUT)
 	@$(PY) -m kvmove.lab.bench_pictures build/results
+
+bench-page: $(VENV)/.ready
+	@$(PY) -m kvmove.lab.bench_page build/results docs
 
 downtime: setup
 	@$(PY) -m kvmove lab downtime --runs $(RUNS) --results build/results -o $(OUTPUT)

@@ -11,13 +11,14 @@ from rich.text import Text
 
 from kvmove.cli.lab_runs import Onlooker, guest_option, report_verdict, results_option
 from kvmove.cli.options import Command, Form, Options, pass_options
-from kvmove.cli.output import Cells, Printer, table
+from kvmove.cli.output import Printer, table
 from kvmove.lab.bench import run_bench
-from kvmove.lab.bench_results import BenchResult, SideResult, SideRun, spread, summary
+from kvmove.lab.bench_cells import figures
+from kvmove.lab.bench_conditions import conditions_here
+from kvmove.lab.bench_results import BenchResult, SideRun, summary
 from kvmove.lab.bench_scenarios import chosen
 from kvmove.lab.bench_scenarios import full as in_full
 from kvmove.lab.results import write, write_data
-from kvmove.units import format_duration, format_size
 
 FULL_ROUNDS = 3
 
@@ -35,21 +36,19 @@ def bench(options: Options, full: bool, words: tuple[str, ...], results: Path, g
     if full:
         scenarios = tuple(in_full(it) for it in scenarios)
     rounds = FULL_ROUNDS if full else 1
+    conditions = conditions_here(full)
     onlooker = Onlooker(printer, moves=False)
     outcome = asyncio.run(run_bench(scenarios, sides, rounds, guest_folder, onlooker))
     found = summary(outcome.runs)
-    _write(results, found, outcome.runs)
+    write(results, "bench-runs", outcome.runs)
+    write(results, "bench-conditions", conditions.model_copy(update={"findings": outcome.findings}))
+    write_data(results, "bench", _as_json(found))
     if options.output is Form.TABLE:
         printer.out.print(_render(found, outcome.runs))
     else:
         printer.json(_as_json(found))
     printer.note(f"\nThese figures are in {results / 'bench.json'}, each run in {results / 'bench-runs.json'}.")
     return report_verdict(printer, outcome.findings)
-
-
-def _write(folder: Path, found: BenchResult, runs: Sequence[SideRun]) -> None:
-    write(folder, "bench-runs", runs)
-    write_data(folder, "bench", _as_json(found))
 
 
 def _as_json(found: BenchResult) -> dict[str, dict[str, object]]:
@@ -63,27 +62,8 @@ def _render(found: BenchResult, runs: Sequence[SideRun]) -> RenderableType:
     parts: list[RenderableType] = []
     for scenario, sides in found.items():
         rows = [
-            _row(side, one, [run for run in runs if (run.scenario, run.side) == (scenario, side)])
+            {"side": side, **figures(one, [run for run in runs if (run.scenario, run.side) == (scenario, side)])}
             for side, one in sides.items()
         ]
         parts += [Text(f"\n{scenario}", "bold"), table(rows)]
     return Stack(*parts)
-
-
-def _row(side: str, one: SideResult, runs: Sequence[SideRun]) -> Cells:
-    latency = one.latency_ms
-    apart = spread(runs, lambda it: it.seconds)
-    return {
-        "side": side,
-        "time": format_duration(one.seconds) + ("" if one.converged else ", given up"),
-        "spread": "" if apart is None else f"{100 * apart:.0f} %",
-        "of the wire's": f"{one.seconds / one.wire_limit_seconds:.2f}" if one.wire_limit_seconds else "",
-        "sent": format_size(one.bytes_sent),
-        "writes/s": "" if one.writes_per_second is None else f"{one.writes_per_second:.0f}",
-        "p50 ms": f"{latency.p50:.1f}" if latency else "",
-        "p99 ms": f"{latency.p99:.1f}" if latency else "",
-        "worst ms": f"{latency.worst:.0f}" if latency else "",
-        "stood still": "" if one.downtime_ms is None else f"{one.downtime_ms:.0f} ms",
-        "CPU s/GiB": "" if one.cpu_seconds_per_gib is None else f"{one.cpu_seconds_per_gib:.1f}",
-        "allocated": "" if one.allocated_bytes is None else format_size(one.allocated_bytes),
-    }

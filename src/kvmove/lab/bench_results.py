@@ -1,7 +1,9 @@
 """What the benchmark found, as data. The keys are a promise: other programs read them."""
 
+import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from kvmove.model.strict import Strict
 
@@ -56,6 +58,14 @@ def summary(runs: Sequence[SideRun]) -> dict[str, dict[str, SideResult]]:
         same = [it.result for it in runs if (it.scenario, it.side) == (run.scenario, run.side)]
         found.setdefault(run.scenario, {})[run.side] = _median(same)
     return found
+
+
+def read_runs(folder: Path) -> list[SideRun]:
+    """Each run that `kvmove lab bench` left in `folder`.
+
+    :raise OSError: it left none.
+    """
+    return [SideRun.model_validate(run) for run in json.loads((folder / "bench-runs.json").read_text())]
 
 
 def spread(runs: Sequence[SideRun], figure: Callable[[SideResult], float | None]) -> float | None:

@@ -34,6 +34,16 @@ class Side(StrEnum):
     WIRE = "wire"
 
 
+SIDE_NAMES = {
+    Side.KVMOVE: "kvmove, encrypted",
+    Side.KVMOVE_PLAIN: "kvmove",
+    Side.LIBVIRT_DEFAULT: "libvirt, default",
+    Side.LIBVIRT_SYNC: "libvirt, synchronous writes",
+    Side.QEMU: "plain QEMU",
+    Side.WIRE: "the wire",
+}
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A lab and a guest. `round_trip_ms` of the migration NICs."""

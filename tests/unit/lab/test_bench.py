@@ -80,6 +80,6 @@ def test_a_picture_is_drawn_of_each_scenario_with_writes(tmp_path: Path) -> None
     runs = [
         run("thin", side, 2).model_copy(update={"series": (100.0, 0.0, 50.0)}) for side in ("kvmove", "libvirt_sync")
     ]
-    [picture] = draw([*runs, run("thin", "wire", 1), run("idle", "wire", 1)], tmp_path)
-    assert picture.name == "writes-thin.png"
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    drawn = draw([*runs, run("thin", "wire", 1), run("idle", "wire", 1)], tmp_path)
+    assert drawn == {"thin": tmp_path / "writes-thin.png"}
+    assert drawn["thin"].read_bytes().startswith(b"\x89PNG")
