@@ -18,9 +18,10 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from kvmove.agent.metrics import AgentMetrics
-from kvmove.agent.moves import Moves, ticket_of
+from kvmove.agent.moves import Moves
 from kvmove.agent.probes import Probes
 from kvmove.agent.samples import Samples
+from kvmove.agent.tickets import ticket_of
 from kvmove.agent.vms import VmManager
 from kvmove.errors import InvalidInput, KvmoveError, NotFound
 from kvmove.log_context import of_move

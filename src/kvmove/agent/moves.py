@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+from kvmove.agent.tickets import ticket_of
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, InvalidInput, KvmoveError, NotAllowed, NotFound
 from kvmove.log_context import entered_phase
@@ -289,11 +290,3 @@ class Moves:
 
 def _ended(journal: MoveJournal) -> MoveStatus:
     return MoveStatus.model_validate(journal.steps[Step.ENDED]["status"])
-
-
-def ticket_of(text: str) -> bytes:
-    """:raise InvalidInput: it is none."""
-    try:
-        return bytes.fromhex(text)
-    except ValueError as error:
-        raise InvalidInput("the ticket is not hexadecimal") from error

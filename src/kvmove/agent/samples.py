@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from kvmove.agent.tickets import ticket_of
 from kvmove.disk import speed
 from kvmove.errors import InvalidInput, KvmoveError
 from kvmove.migration.host_parts import HostParts
@@ -95,25 +96,25 @@ class Samples:
     def expect(self, plan: MovePlan, ticket: str) -> None:
         """Take the streams of a try of the wire, for EXPECT_SECONDS.
 
-        :raise InvalidInput: this host is not the destination, or the ticket is not hexadecimal.
+        :raise InvalidInput: this host is not the destination, or the ticket is none.
         """
         if plan.destination.name != self._host.name:
             raise InvalidInput(f"host {self._host.name} is not the destination of move {plan.move_id}")
         name = _TRY + plan.move_id
-        expected = Expected(_secret(ticket), plan.source.name, plan.encrypt, lambda _, stream: answer_try(stream))
+        expected = Expected(ticket_of(ticket), plan.source.name, plan.encrypt, lambda _, stream: answer_try(stream))
         self._host.listener.expect(name, expected)
         asyncio.get_running_loop().call_later(EXPECT_SECONDS, self._host.listener.forget, name)
 
     async def wire(self, plan: MovePlan, ticket: str) -> WireSample:
         """Try all pairs of NICs of the plan at once; the destination must expect it.
 
-        :raise InvalidInput: this host is not the source, or the ticket is not hexadecimal.
+        :raise InvalidInput: this host is not the source, or the ticket is none.
         """
         if plan.source.name != self._host.name:
             raise InvalidInput(f"host {self._host.name} is not the source of move {plan.move_id}")
         context = LiveContext(self._host.pki, client_context) if plan.encrypt else None
         name = Identity(Role.AGENT, plan.destination.name).dns_name
-        dialer = Dialer(_TRY + plan.move_id, _secret(ticket), context, name)
+        dialer = Dialer(_TRY + plan.move_id, ticket_of(ticket), context, name)
         loop = asyncio.get_running_loop()
         rates: dict[str, int] = {}
         unknown: list[str] = []
@@ -218,10 +219,3 @@ def _by_place(plan: MovePlan) -> dict[str, list[DiskPlacement]]:
     for disk in plan.disks:
         found.setdefault(_place(disk), []).append(disk)
     return found
-
-
-def _secret(ticket: str) -> bytes:
-    try:
-        return bytes.fromhex(ticket)
-    except ValueError as error:
-        raise InvalidInput("the ticket is not hexadecimal") from error
