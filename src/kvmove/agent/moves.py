@@ -155,7 +155,7 @@ class Moves:
             if status.outcome is not None:
                 return
             last = status
-            await asyncio.sleep(EVENT_SECONDS)
+            await self._boards[move_id].wait_over(EVENT_SECONDS)
 
     # Into this host.
 

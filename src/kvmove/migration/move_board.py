@@ -7,6 +7,7 @@ per phase, bytes per NIC, the parts of the switchover, digests.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -86,6 +87,7 @@ class MoveBoard:
         self._report: MoveReport | None = None
         self._problem: KvmoveError | None = None
         self._ended: MoveStatus | None = None
+        self._over = asyncio.Event()
 
     # The procedure writes.
 
@@ -174,6 +176,13 @@ class MoveBoard:
         if info is not None:
             self._report = self._make_report(info)
         self._ended = self._status()
+        self._over.set()
+
+    async def wait_over(self, seconds: float) -> None:
+        """Return once the move has ended, or so much later."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
 
     def stop_watching(self) -> None:
         """The disks' threads end: keep their last figures. The memory relay's are read until the end."""
