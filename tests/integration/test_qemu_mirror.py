@@ -48,11 +48,8 @@ async def nodes_and_jobs(of: Machine) -> tuple[set[str], int]:
     return {node["node-name"] for node in nodes}, len(await of.qemu.monitor.execute("query-jobs"))
 
 
-async def test_after_start_and_drain_every_write_reaches_the_target_in_order(
-    source: Machine, target: MirrorTarget
-) -> None:
-    await running(source)
-    job = mirror(source, target)
+async def brings_all(source: Machine, target: MirrorTarget, job: MirrorJob) -> None:
+    """From its start to its good end, with the guest stopped before."""
     await job.start()
     await job.drain()
     image = bytearray(source.disk.read_bytes())
@@ -61,6 +58,13 @@ async def test_after_start_and_drain_every_write_reaches_the_target_in_order(
     await job.finish()
     target.apply_to(image)
     assert image == source.disk.read_bytes()
+
+
+async def test_after_start_and_drain_every_write_reaches_the_target_in_order(
+    source: Machine, target: MirrorTarget
+) -> None:
+    await running(source)
+    await brings_all(source, target, mirror(source, target))
     counts = [int.from_bytes(payload[:4], "little") for _, payload in target.writes]
     assert counts == list(range(counts[0], counts[0] + len(counts)))
 
@@ -69,15 +73,7 @@ async def test_a_background_mirror_has_brought_every_write_when_it_has_ended(
     source: Machine, target: MirrorTarget
 ) -> None:
     await running(source)
-    job = mirror(source, target, mode=CopyMode.BACKGROUND)
-    await job.start()
-    await job.drain()
-    image = bytearray(source.disk.read_bytes())
-    await sees(target, 200)
-    await run_control.stop(source.qemu.monitor)
-    await job.finish()
-    target.apply_to(image)
-    assert image == source.disk.read_bytes()
+    await brings_all(source, target, mirror(source, target, mode=CopyMode.BACKGROUND))
 
 
 async def test_a_background_mirror_does_not_hold_the_guest(source: Machine, target: MirrorTarget) -> None:
