@@ -175,8 +175,7 @@ class DiskMove:
         :raise KvmoveError: the move failed.
         """
         with self.lock:
-            if self.failure is not None:
-                raise self.failure
+            self._require_no_failure()
             return self.dispatcher.all_copied()
 
     def wait_copied(self, timeout: float) -> bool:
@@ -232,8 +231,7 @@ class DiskMove:
                 if left <= 0:
                     return False
                 self._wait(left)
-            if self.failure is not None:
-                raise self.failure
+            self._require_no_failure()
             return True
 
     def has_delivered(self) -> bool:
@@ -242,9 +240,12 @@ class DiskMove:
         :raise KvmoveError: the move failed.
         """
         with self.lock:
-            if self.failure is not None:
-                raise self.failure
+            self._require_no_failure()
             return self.dispatcher.delivered()
+
+    def _require_no_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure
 
     def sync_targets(self) -> None:
         """Make durable what was applied within this host; in a move to another host its destination does that.
@@ -268,8 +269,7 @@ class DiskMove:
         deadline = time.monotonic() + timeout
         while True:
             with self.lock:
-                if self.failure is not None:
-                    raise self.failure
+                self._require_no_failure()
                 if why := self.dispatcher.why_block():
                     return why
             if self.stopping.wait(WATCH_INTERVAL) or time.monotonic() > deadline:
