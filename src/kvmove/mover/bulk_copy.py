@@ -14,12 +14,12 @@ Deliberately not here: which region, which stream (dispatcher), sending (sender)
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from kvmove.disk.extents import GRANULARITY, is_zero, split_zeroes
+from kvmove.disk.extents import GRANULARITY, Extent, is_zero, split_zeroes
 from kvmove.disk.interface import SourceDisk
 from kvmove.disk.raw_file import ALIGNMENT, aligned_buffer
 from kvmove.wire import frames
@@ -43,8 +43,8 @@ EDGE = ALIGNMENT
 """Bytes at a multiple of which a window of short extents begins, as direct reads want it."""
 
 
-WINDOW = SMALL + EDGE
-"""Bytes read at once for short extents: each of them fits, whatever its alignment."""
+WINDOW = 1024 * 1024 + EDGE
+"""Bytes read at once for short extents, as far as nothing but holes lies between them: those of a whole region."""
 
 
 Pack = Callable[[int, memoryview], bytes | None]
@@ -108,15 +108,15 @@ def region_frames(
     """
     file = disk.file if use_sendfile else None
     short = _ShortFrames(disk, copy, pool.window)
-    extents = chain.from_iterable(disk.extents(*span) for span in copy.spans())
-    for offset, length, is_data in extents:
+    extents = list(chain.from_iterable(disk.extents(*span) for span in copy.spans()))
+    for (offset, length, is_data), short_end in zip(extents, _short_ends(extents), strict=True):
         if not is_data:
             short.add_zeroes(offset, length)
             continue
         for start in range(offset, offset + length, CHUNK):
             size = min(CHUNK, offset + length - start)
             if size < SMALL:
-                short.add_data(start, size)
+                short.add_data(start, size, max(start + size, short_end))
             elif file is not None and not _may_be_zero(file, start, size):
                 yield BulkFrame(frames.data_header(copy.disk, start, size), size, file=file, file_offset=start)
             else:
@@ -125,6 +125,17 @@ def region_frames(
             yield short.take()
     if short.count:
         yield short.take()
+
+
+def _short_ends(extents: Sequence[Extent]) -> list[int]:
+    """For each extent where the short ones end that may be read at once with it: before the next that is not short, of
+    which nothing is to be read twice."""
+    ends, end = [], 0
+    for offset, length, is_data in reversed(extents):
+        if is_data:
+            end = max(end, offset + length) if length < SMALL else 0
+        ends.append(end)
+    return ends[::-1]
 
 
 class _ShortFrames:
@@ -150,9 +161,9 @@ class _ShortFrames:
             self._parts.append(frames.zeroes(self._copy.disk, offset, length))
             self.count += 1
 
-    def add_data(self, offset: int, length: int) -> None:
-        """Read less than SMALL bytes at `offset`."""
-        data = self._read(offset, length)
+    def add_data(self, offset: int, length: int, end: int) -> None:
+        """Read less than SMALL bytes at `offset`; up to `end` more of the same kind may follow."""
+        data = self._read(offset, length, end)
         if is_zero(data):
             self.add_zeroes(offset, length)
             return
@@ -166,11 +177,11 @@ class _ShortFrames:
         self._parts, self.count, self.size = [], 0, 0
         return frame
 
-    def _read(self, offset: int, length: int) -> memoryview:
+    def _read(self, offset: int, length: int, end: int) -> memoryview:
         at = offset - self._window_start
         if not 0 <= at <= len(self._window) - length:
             start = offset // EDGE * EDGE
-            end = min(start + len(self._buffer), self._copy.offset + self._copy.length)
+            end = min(start + len(self._buffer), -(-end // EDGE) * EDGE, self._copy.offset + self._copy.length)
             self._window = self._buffer[: end - start]
             self._disk.read_into(self._window, start)
             self._window_start, at = start, offset - start
