@@ -80,8 +80,8 @@ async def test_the_destination_agent_is_restarted_and_the_copy_goes_on(faults: F
 
 
 async def test_the_source_agent_is_restarted_and_the_copy_goes_on(faults: FaultLab) -> None:
-    """Its report counts from the restart on, and the whole copy would be more. What the guest changed meanwhile, of what
-    had been copied, is sent too."""
+    """Its report counts from the restart on, and the whole copy would be more. What the guest changed meanwhile, of
+    what had been copied, is sent too."""
     async with faults.move("--verify") as move:
         await faults.until(move, BULK)
         move.source.kill_agent()

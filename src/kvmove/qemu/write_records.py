@@ -23,8 +23,8 @@ from kvmove.qemu.monitor import Monitor
 from kvmove.units import KIB
 
 GRANULARITY = 4 * KIB
-"""Bytes for which one bit stands, as small as a guest's writes: a larger block is copied again for each. 32 MiB of memory
-for a TiB."""
+"""Bytes for which one bit stands, as small as a guest's writes: a larger block is copied again for each. 32 MiB of
+memory for a TiB."""
 
 TURN_SECONDS = 10.0
 _GONE_SECONDS = 10.0
