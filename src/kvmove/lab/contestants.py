@@ -78,7 +78,7 @@ class Contestants:
         await asyncio.sleep(self.settle)
         disk = self.lab.folders.datastore() / str(vm.uuid) / f"{DISK}.{vm.format}"
         try:
-            ran = await self._timed(watched, disk, move)
+            ran = await self._timed(watched, vm, disk, move)
         finally:
             await self.lab.manager.kill_vm(str(vm.uuid))
             await self.lab.manager.delete_vm(str(vm.uuid))
@@ -121,7 +121,7 @@ class Contestants:
                 await ledger_vm.wait_until_heard(self.lab, vm)
                 watched = now_ns()
                 await asyncio.sleep(self.settle)
-                return await self._timed(watched, disk, lambda: _within(limit, here.move_to(there)))
+                return await self._timed(watched, vm, disk, lambda: _within(limit, here.move_to(there)))
 
     async def _libvirt_once(self, vm: LedgerVm, options: tuple[str, ...], limit: float) -> Ran:
         here, there = await self._libvirt_peers()
@@ -133,7 +133,7 @@ class Contestants:
                 watched = now_ns()
                 await asyncio.sleep(self.settle)
                 ran = await self._timed(
-                    watched, guest.disk, lambda: here.migrate_within(limit, vm.name, there, *options)
+                    watched, vm, guest.disk, lambda: here.migrate_within(limit, vm.name, there, *options)
                 )
                 stated = (await there.figures(vm.name)).downtime_ms if ran.converged else 0.0
             finally:
@@ -142,8 +142,8 @@ class Contestants:
                         await peer.virsh("destroy", vm.name)
         return replace(ran, stated_downtime_ms=stated)
 
-    async def _timed(self, watched: int, disk: Path, migrate: Callable[[], Awaitable[bool]]) -> Ran:
-        to_move = await asyncio.to_thread(self._to_move, self.source.outside(disk))
+    async def _timed(self, watched: int, vm: LedgerVm, disk: Path, migrate: Callable[[], Awaitable[bool]]) -> Ran:
+        to_move = await asyncio.to_thread(self._to_move, self.source.outside(disk), vm.memory)
         counters = await self.source.nic_counters()
         async with MachineCpu(self.source, self.destination) as cpu:
             asked = now_ns()
@@ -156,10 +156,10 @@ class Contestants:
         allocated = await asyncio.to_thread(_allocated, self.destination.outside(disk))
         return Ran(at, sum(sent.values()), to_move, allocated, converged, cpu_seconds=cpu.seconds)
 
-    def _to_move(self, disk: Path) -> int:
-        """`disk` as seen from outside the host."""
+    def _to_move(self, disk: Path, ram: int) -> int:
+        """`disk` as seen from outside the host; all in bytes."""
         [pid] = self.source.qemu_pids().values()
-        return disk.stat().st_blocks * 512 + touched_memory(pid)
+        return disk.stat().st_blocks * 512 + touched_memory(pid, ram)
 
     async def _libvirt_peers(self) -> list[LibvirtPeer]:
         """libvirt on the first two hosts, started at first."""

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from kvmove.errors import NotFound
+from kvmove.errors import CheckFailed, NotFound
 from kvmove.lab.bench_pictures import draw
 from kvmove.lab.bench_results import LatencyMs, SideResult, SideRun, spread, summary
 from kvmove.lab.bench_scenarios import SCENARIOS, Side, chosen, full
 from kvmove.lab.machine_cpu import busy_seconds
-from kvmove.lab.touched_memory import largest_mapping
+from kvmove.lab.touched_memory import resident_of
+from kvmove.units import MIB
 
 
 def run(scenario: str, side: str, seconds: float, *, converged: bool = True, p99: float | None = None) -> SideRun:
@@ -62,8 +63,13 @@ def test_busy_is_all_but_idle_and_waiting() -> None:
     assert busy_seconds("cpu  100 20 30 9000 800 7 5 38 99 0\ncpu0 1 2 3\n") == pytest.approx(2.0)
 
 
-def test_the_guests_memory_is_the_largest_mapping() -> None:
-    smaps = """7f00-7f10 rw-p 00000000 00:00 0
+def test_the_guests_memory_is_the_mapping_of_its_size() -> None:
+    smaps = """7e00-7e10 rwxp 00000000 00:00 0
+Size:            1048576 kB
+KernelPageSize:        4 kB
+Rss:               80000 kB
+Pss:               80000 kB
+7f00-7f10 rw-p 00000000 00:00 0
 Size:             524224 kB
 KernelPageSize:        4 kB
 Rss:              111000 kB
@@ -72,8 +78,9 @@ Pss:              111000 kB
 Size:                132 kB
 Rss:                 132 kB
 """
-    assert largest_mapping(smaps) == 111_000 * 1024
-    assert largest_mapping("") == 0
+    assert resident_of(smaps, 512 * MIB) == 111_000 * 1024
+    with pytest.raises(CheckFailed, match="as large as its guest's RAM of 256"):
+        resident_of(smaps, 256 * MIB)
 
 
 def test_a_picture_is_drawn_of_each_scenario_with_writes(tmp_path: Path) -> None:
