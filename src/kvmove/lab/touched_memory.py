@@ -27,13 +27,13 @@ def touched_memory(pid: int, ram: int) -> int:
 def resident_of(smaps: str, ram: int) -> int:
     """What is there (Rss) of the mapping of about `ram` bytes, from the text of /proc/PID/smaps; bytes.
 
-    By size and not the largest: the code buffer of QEMU's emulation is larger than a small guest.
+    By size and not the largest: the code buffer of QEMU's emulation is larger than a small guest. Of several of
+    that size the one that is used: QEMU may reserve as much again beside the RAM, and never touch it.
 
     :raise CheckFailed: there is no such mapping.
     """
     sizes = ((int(size) * KIB, int(resident) * KIB) for size, resident in _MAPPING.findall(smaps))
-    off = [(abs(size - ram), resident) for size, resident in sizes]
-    distance, resident = min(off, default=(ram, 0))
-    if distance > ROUNDED:
+    found = [resident for size, resident in sizes if abs(size - ram) <= ROUNDED]
+    if not found:
         raise CheckFailed(f"no mapping of QEMU is as large as its guest's RAM of {format_size(ram)}")
-    return resident
+    return max(found)

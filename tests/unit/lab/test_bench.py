@@ -74,6 +74,11 @@ Size:             524224 kB
 KernelPageSize:        4 kB
 Rss:              111000 kB
 Pss:              111000 kB
+7f10-7f18 rw-p 00000000 00:00 0
+Size:             524288 kB
+KernelPageSize:        4 kB
+Rss:                   0 kB
+Pss:                   0 kB
 7f20-7f30 rw-p 00000000 00:00 0
 Size:                132 kB
 Rss:                 132 kB
