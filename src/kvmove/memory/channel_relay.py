@@ -24,6 +24,7 @@ and QMP.
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import struct
 import threading
@@ -37,6 +38,8 @@ from kvmove.memory.source_channel import ChannelTerms, SourceChannel
 from kvmove.model.move import Route
 from kvmove.transport.bandwidth import Bandwidth
 from kvmove.transport.stream import Stream, StreamLost
+
+log = logging.getLogger(__name__)
 
 MAIN_MAGIC = b"QEVM"
 """First bytes of the main channel (QEMU migration/savevm.c, QEMU_VM_FILE_MAGIC); multifd's are 11 22 33 44."""
@@ -62,6 +65,7 @@ class SourceRelay:
         self._channels: list[SourceChannel] = []
         self._lock = threading.Lock()
         self._given_up = False
+        self._failure = ""
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         path.unlink(missing_ok=True)
         self._listener.bind(str(path))
@@ -73,9 +77,9 @@ class SourceRelay:
         self._thread.start()
 
     def why(self) -> str:
-        """Which channel was given up, and why; empty while all are whole, or are being resumed."""
+        """Which channel was given up, and why; empty while all are whole, or are being resumed, and more are taken."""
         with self._lock:
-            return _first_loss(self._channels)
+            return self._failure or _first_loss(self._channels)
 
     def sent(self) -> dict[str, int]:
         """Bytes sent so far, by NIC; what was sent again counts again."""
@@ -107,6 +111,13 @@ class SourceRelay:
         self._path.unlink(missing_ok=True)
 
     def _accept_all(self) -> None:
+        try:
+            self._accept_until_closed()
+        except Exception as error:  # else QEMU would wait for its channels for ever
+            log.exception("accepting QEMU's channels failed")
+            self._failure = f"QEMU's channels are not taken any more, by a defect of ours: {error!r}"
+
+    def _accept_until_closed(self) -> None:
         held: list[socket.socket] = []
         main_is_open = False
         with contextlib.suppress(OSError):  # the listener was closed

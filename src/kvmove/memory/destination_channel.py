@@ -84,6 +84,9 @@ class DestinationChannel:
             except ChannelFrameError as error:
                 log.error("memory channel %d ended: %s", self._number, error)
                 self._lose(str(error))
+            except Exception as error:  # else the source would wait for this connection for ever
+                log.exception("memory channel %d failed", self._number)
+                self._lose(f"a defect of ours: {error!r}")
             session.close()
         self._close_local()
 

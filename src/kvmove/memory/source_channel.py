@@ -117,13 +117,16 @@ class SourceChannel:
                 self._carry()
         except (StreamLost, ChannelFrameError) as error:
             self._lose(error)
+        except Exception as error:  # else QEMU would wait for this channel for ever
+            log.exception("memory channel %d failed", self._number)
+            self._lose(error)
         self._close()
         if self.lost:
             drain(self._local)
         self._local.close()
 
     def _lose(self, error: Exception) -> None:
-        self.lost = str(error)
+        self.lost = str(error) if isinstance(error, (StreamLost, ChannelFrameError)) else f"a defect of ours: {error!r}"
         log.info("memory channel %d ended: %s", self._number, error)
 
     def _carry(self) -> None:

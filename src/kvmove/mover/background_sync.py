@@ -8,13 +8,16 @@ One thread. Deliberately not here: what is written.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from kvmove.errors import KvmoveError
+from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.log_context import inherited
+
+log = logging.getLogger(__name__)
 
 SYNC_BYTES = 32 * 1024 * 1024
 SYNC_SECONDS = 0.5
@@ -73,6 +76,10 @@ class BackgroundSync:
             except KvmoveError as error:
                 self._failure = error
                 raise
+            except Exception as error:
+                log.exception("a sync failed")
+                self._failure = MoveFailed(f"a sync failed by a defect of ours: {error!r}")
+                raise self._failure from error
             finally:
                 self.seconds += time.monotonic() - began
 

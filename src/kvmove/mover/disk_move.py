@@ -451,6 +451,13 @@ class DiskMove:
     # Time.
 
     def _watch_time(self) -> None:
+        try:
+            self._keep_watch()
+        except Exception as error:  # else no write's deadline would be kept any more
+            log.exception("the watch over the disks failed")
+            self.failed(MoveFailed(f"the watch over the disks failed by a defect of ours: {error!r}"))
+
+    def _keep_watch(self) -> None:
         while not self.stopping.wait(WATCH_INTERVAL):
             now = time.monotonic()
             with self.lock:

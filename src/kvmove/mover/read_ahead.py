@@ -9,19 +9,22 @@ One thread a stream. Bounded by DEPTH frames. Deliberately not here: sending.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvmove.disk.interface import SourceDisk
-from kvmove.errors import KvmoveError
+from kvmove.errors import KvmoveError, MoveFailed
 from kvmove.log_context import inherited
 from kvmove.mover.bulk_copy import BufferPool, BulkFrame, region_frames
 from kvmove.mover.compression import Compression, FramePacker
 from kvmove.mover.region_map import RegionCopy
 from kvmove.mover.time_spent import Clock, ReadTimes
 from kvmove.transport.priority import yield_to_guests
+
+log = logging.getLogger(__name__)
 
 DEPTH = 6
 """Frames read ahead: 1.5 MiB, 13 ms of a 1 Gbit/s wire."""
@@ -85,8 +88,15 @@ class ReadAhead(threading.Thread):
                     self._read(copy)
                     self.is_reading = False
         except KvmoveError as error:
-            self.failure = error
-            self._ready()
+            self._fail(error)
+        except Exception as error:
+            log.exception("reading ahead failed")
+            self._fail(MoveFailed(f"reading a disk failed by a defect of ours: {error!r}"))
+
+    def _fail(self, error: KvmoveError) -> None:
+        """Whoever takes what was read is told."""
+        self.failure = error
+        self._ready()
 
     def take(self) -> ReadFrame | None:
         """What is read next, or None: nothing yet.

@@ -66,6 +66,13 @@ class Sender(threading.Thread):
         self._filled = 0
 
     def _work(self) -> None:
+        try:
+            self._keep_open()
+        except Exception as error:  # else the regions that it has would wait for it for ever
+            log.exception("%s failed", self.name)
+            self._engine.failed(MoveFailed(f"the stream over {self.nic} failed by a defect of ours: {error!r}"))
+
+    def _keep_open(self) -> None:
         yield_to_guests()
         wait = RETRY_FIRST
         while not self._engine.stopping.is_set():
@@ -134,9 +141,8 @@ class Sender(threading.Thread):
             reason = error.detail
             self._engine.failed(error)
         except Exception as error:
-            log.exception("the stream over %s failed", self.nic)
             reason = repr(error)
-            self._engine.failed(MoveFailed(f"the stream over {self.nic} failed: {error!r}"))
+            raise
         finally:
             self._reader.stop()
             self._reader = self._read = None

@@ -158,7 +158,10 @@ class DataListener:
         except (NotAllowed, StreamLost) as error:
             stream.send_all(handshake.encode(Refusal(reason=str(error))), HANDSHAKE_TIMEOUT)
             raise
-        stream.send_all(handshake.encode(Welcome()), HANDSHAKE_TIMEOUT)
+        try:
+            stream.send_all(handshake.encode(Welcome()), HANDSHAKE_TIMEOUT)
+        except StreamLost as error:  # it was taken over, and whoever took it waits for its end: that is its life
+            log.info("a data connection over %s was lost before it was welcomed: %s", stream.nic, error)
         return run
 
     @staticmethod
