@@ -7,12 +7,14 @@ import pytest
 
 from kvmove.lab.guest.recorder_log import now_ns
 from kvmove.lab.guest.timeline import Window
+from kvmove.lab.lab_host import LabHost
 from kvmove.model.move import MoveReport
 from kvmove.model.task import Task
 from kvmove.mover.move_terms import MoverSettings
 from kvmove.units import KIB, MIB
-from tests.support.fault_judge import MOVES, judge
-from tests.support.fault_lab import BULK, VM, FaultLab, Move
+from tests.support.eventually import eventually
+from tests.support.fault_judge import MOVES, judge, stays
+from tests.support.fault_lab import BULK, PRE_COPY, VM, FaultLab, Move
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
@@ -90,6 +92,63 @@ async def test_the_source_agent_is_restarted_and_the_copy_goes_on(faults: FaultL
     assert any("was restarted; the copy goes on" in change.what for change in found.changes), found.changes
     disk = found.disks[0]
     assert disk.data_sent - disk.recopied < PREFILL, found
+
+
+async def down(faults: FaultLab, host: LabHost, seconds: float) -> None:
+    """Stop the host's agent as systemd does, and start it again after so long: its ports refuse meanwhile."""
+    await faults.lab.hold(host.name)
+    await eventually(lambda: host.agent_pid() is None)
+    await asyncio.sleep(seconds)
+    await faults.lab.release(host.name)
+
+
+@pytest.mark.parametrize("end", ["source", "destination"])
+async def test_an_agent_is_stopped_for_a_while_and_the_copy_goes_on(faults: FaultLab, end: str) -> None:
+    async with faults.move("--verify") as move:
+        await faults.until(move, BULK)
+        began = now_ns()
+        await down(faults, move.source if end == "source" else move.destination, 8.0)
+        ended = now_ns()
+    await judge(faults, move, MOVES)
+    found = await report(faults, move)
+    assert any("was restarted; the copy goes on" in change.what for change in found.changes), found.changes
+    disk = found.disks[0]
+    assert disk.data_sent - disk.recopied < PREFILL or end == "destination", found
+    faults.log.refresh()
+    gap = faults.log.longest_write_gap(VM.number, Window(began, ended))
+    assert gap.seconds < DEADLINE_SECONDS + LITTLE_SECONDS, "the guest waited for an agent"
+
+
+async def test_an_agent_that_is_stopped_with_memory_on_its_way_undoes_the_move(faults: FaultLab) -> None:
+    async with faults.move(hold=(PRE_COPY,)) as move:
+        await faults.until(move, PRE_COPY)
+        await down(faults, move.source, 0.0)
+    await judge(faults, move, stays("was stopped while the VM moved"))
+
+
+MIRRORING = "source-mirroring"
+"""Mirrors are on; of a copy that was taken up too, then the record of what was written without them is read next."""
+
+
+@pytest.mark.parametrize("faults_of", ["kill kill", "stop kill", "manager kill"])
+async def test_one_restart_after_the_other_and_the_copy_goes_on(faults: FaultLab, faults_of: str) -> None:
+    """The second comes while the copy is being taken up."""
+    async with faults.move("--verify") as move:
+        await faults.until(move, BULK)
+        move.armed.append((move.source, MIRRORING))
+        for fault in faults_of.split():
+            move.source.arm(MIRRORING, "hold")
+            if fault == "manager":
+                faults.kill_manager()
+            if fault == "stop":
+                await down(faults, move.source, 0.0)
+            else:
+                move.source.kill_agent()
+            await faults.until(move, MIRRORING)
+            move.source.disarm(MIRRORING)
+    await judge(faults, move, MOVES)
+    found = await report(faults, move)
+    assert any("was restarted; the copy goes on" in change.what for change in found.changes), found.changes
 
 
 async def test_the_manager_is_restarted_in_the_copy_and_takes_the_task_up(faults: FaultLab) -> None:

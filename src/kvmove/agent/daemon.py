@@ -130,6 +130,7 @@ async def _serve(config: AgentConfig, recent: RecentLines) -> None:
         log.info("agent %s serves on %s", config.name, config.control)
         await stop.wait()
         log.info("agent %s ends; its guests go on", config.name)
+        await moves.close()  # while the door is open, which takes its time to close: the manager hears what is undone
 
 
 def _parts(

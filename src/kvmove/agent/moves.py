@@ -17,6 +17,7 @@ from kvmove.agent.tickets import ticket_of
 from kvmove.disk.datastore import Datastore
 from kvmove.errors import Busy, InvalidInput, KvmoveError, NotAllowed, NotFound
 from kvmove.log_context import entered_phase
+from kvmove.migration.copy_record import resumable
 from kvmove.migration.destination import IncomingMove, IncomingState
 from kvmove.migration.host_parts import HostParts
 from kvmove.migration.journal import MoveJournal, Step
@@ -25,7 +26,7 @@ from kvmove.migration.move_log import logged_as
 from kvmove.migration.off_move import OffMove
 from kvmove.migration.procedure import Procedure
 from kvmove.migration.recovery import MoveRecovery
-from kvmove.migration.resumed_move import ResumedMove, resumable
+from kvmove.migration.resumed_move import ResumedMove
 from kvmove.migration.source import SourceMove
 from kvmove.migration.steering import Steering
 from kvmove.migration.storage_move import StorageMove
@@ -54,6 +55,7 @@ class Moves:
         self._boards: dict[str, MoveBoard] = {}
         self._incoming: dict[str, IncomingMove] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)  # inherits whose move this is, for the log
@@ -65,7 +67,8 @@ class Moves:
     def start(self, plan: MovePlan, ticket: str) -> MoveStatus:
         """Begin a move; its progress is asked for by its id. Asking twice for the same move begins it once.
 
-        :raise Busy: the VM moves already. :raise CheckFailed: it has no QEMU here, and the plan says that it has.
+        :raise Busy: the VM moves already, or the agent ends. :raise CheckFailed: it has no QEMU here, and the plan says
+            that it has.
         """
         if plan.move_id in self._boards:
             return self._boards[plan.move_id].status()
@@ -73,6 +76,8 @@ class Moves:
             return self.status(plan.move_id)
         if plan.source.name != self._host.name:
             raise InvalidInput(f"host {self._host.name} is not the source of move {plan.move_id}")
+        if self._is_closed:
+            raise Busy(f"The agent of {self._host.name} ends.", hint="Try again once it has been started again.")
         board = MoveBoard(plan)
         move: Procedure
         if plan.kind is MoveKind.STORAGE:
@@ -282,7 +287,9 @@ class Moves:
             log.info("move %s cannot be looked after now: %s", move_id, error.detail)
 
     async def close(self) -> None:
-        """The agent ends; moves under way are left to their journal."""
+        """The agent ends, and begins no move any more. A copy of disks is left to the next agent, what is before its
+        word is undone, the rest is left to its journal."""
+        self._is_closed = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -23,7 +23,10 @@ from pathlib import Path
 
 from kvmove.migration.checkpoint import Checkpoint, CheckpointFile
 from kvmove.migration.disk_images import exports_socket, quietly
-from kvmove.model.move import MovePlan
+from kvmove.migration.journal import MoveJournal, Step
+from kvmove.model.move import MoveKind, MovePlan, Phase
+from kvmove.model.vm import Power
+from kvmove.mover.disk_move import REGION_SIZE
 from kvmove.nbd.dirty_ranges import dirty_ranges
 from kvmove.qemu.instance import Instance
 from kvmove.qemu.write_records import WriteRecords, bitmap_name, export_name
@@ -32,6 +35,20 @@ log = logging.getLogger(__name__)
 
 KEEP_SECONDS = 1.0
 FIRST = 1
+
+
+def resumable(journal: MoveJournal) -> Checkpoint | None:
+    """The checkpoint from which the move may go on; None if it may not."""
+    reached = str(journal.steps.get(Step.REACHED, {}).get("phase", ""))
+    if not journal.has(Step.BEGAN) or journal.has(Step.YIELDED) or reached != Phase.COPYING_DISKS:
+        return None
+    plan = journal.plan()
+    if plan.kind is not MoveKind.UNIFIED or plan.power is Power.OFF or plan.over_storage:
+        return None
+    checkpoint = CheckpointFile(journal.path).read()
+    if checkpoint is None or checkpoint.region_size != REGION_SIZE or len(checkpoint.regions) != len(plan.disks):
+        return None
+    return checkpoint
 
 
 class CopyRecord:
@@ -113,9 +130,13 @@ class CopyRecord:
 
         :raise KvmoveError: QEMU does not let a record go.
         """
-        self._ending.set()
-        if self._keeping is not None:
-            await asyncio.gather(self._keeping, return_exceptions=True)  # it writes no file any more
+        await self.keep_no_more()
         self._file.remove()
         await quietly(self._records.serve_no_more)
         await self._records.remove()
+
+    async def keep_no_more(self) -> None:
+        """What was written last is left to the next agent. No file is written any more when this returns."""
+        self._ending.set()
+        if self._keeping is not None:
+            await asyncio.gather(self._keeping, return_exceptions=True)

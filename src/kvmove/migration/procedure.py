@@ -46,6 +46,7 @@ class Procedure(ABC):
         self._watch = watch
         self.steering = Steering(plan, board)
         self._yielded = False
+        self._is_left = False
 
     def cancel(self) -> bool:
         """Ask for the end of the move; False when it is too late for it."""
@@ -60,7 +61,7 @@ class Procedure(ABC):
         except KvmoveError as error:
             await self._failed(error)
         except asyncio.CancelledError:
-            if not self._yielded:  # undone; after YIELDED the next start of the agent takes the move up
+            if not (self._yielded or self._is_left):  # undone; else the next start of the agent takes the move up
                 self.board.failing(MoveFailed("The agent of the source was stopped while the VM moved."))
                 self.board.ended(Phase.ABORTED)
             raise
@@ -96,7 +97,7 @@ class Procedure(ABC):
     async def _unless_undone(self, phases: Callable[[AsyncExitStack, AsyncExitStack], Awaitable[T]]) -> T:
         """Go through `phases(undo, release)`. What is on `release` is done in any case, after the undos.
 
-        :raise KvmoveError: they failed and were undone.
+        :raise KvmoveError: they failed and were undone. :raise CancelledError: they were undone, or left.
         """
         try:
             async with AsyncExitStack() as release:
@@ -107,11 +108,21 @@ class Procedure(ABC):
                     except KvmoveError as error:
                         self.board.failing(error)
                         raise
+                    except asyncio.CancelledError:
+                        self._is_left = await self._may_be_left()
+                        if self._is_left:
+                            log.info("move %s is left to the next agent of this host", self.plan.move_id)
+                            undo.pop_all()
+                        raise
         except KvmoveError:
             raise
         except Exception as error:
             log.exception("move %s failed", self.plan.move_id)
             raise MoveFailed(f"The move failed by a defect of ours: {error!r}.") from error
+
+    async def _may_be_left(self) -> bool:
+        """The agent ends: whether its next one goes on from here, so that nothing has to be undone."""
+        return False
 
     async def _wait_for_word(self, disks: DiskMove | None) -> None:
         """Stand in step until the move may switch over; what has to be copied again meanwhile is.

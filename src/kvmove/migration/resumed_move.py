@@ -21,10 +21,9 @@ from typing import Any
 
 from kvmove.disk.interface import SourceDisk
 from kvmove.errors import Busy, KvmoveError, Unreachable
-from kvmove.migration.checkpoint import Checkpoint, CheckpointFile
+from kvmove.migration.checkpoint import Checkpoint
 from kvmove.migration.disk_images import quietly
 from kvmove.migration.host_parts import HostParts
-from kvmove.migration.journal import MoveJournal, Step
 from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.move_record import record_under_way
 from kvmove.migration.outgoing import knows_compressed, unsafe_disks
@@ -32,9 +31,7 @@ from kvmove.migration.phases import Course
 from kvmove.migration.recovery import abandon_mirrors
 from kvmove.migration.source import SourceMove
 from kvmove.migration.watch import VmLost
-from kvmove.model.move import MoveKind, MovePlan, Phase
-from kvmove.model.vm import Power
-from kvmove.mover.disk_move import REGION_SIZE
+from kvmove.model.move import MovePlan, Phase
 from kvmove.mover.move_terms import MovingDisk
 from kvmove.registry.settle import read_until_known
 from kvmove.units import format_size
@@ -43,20 +40,6 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
 TICKET_BYTES = 32
-
-
-def resumable(journal: MoveJournal) -> Checkpoint | None:
-    """The checkpoint from which the move may go on; None if it may not."""
-    reached = str(journal.steps.get(Step.REACHED, {}).get("phase", ""))
-    if not journal.has(Step.BEGAN) or journal.has(Step.YIELDED) or reached != Phase.COPYING_DISKS:
-        return None
-    plan = journal.plan()
-    if plan.kind is not MoveKind.UNIFIED or plan.power is Power.OFF or plan.over_storage:
-        return None
-    checkpoint = CheckpointFile(journal.path).read()
-    if checkpoint is None or checkpoint.region_size != REGION_SIZE or len(checkpoint.regions) != len(plan.disks):
-        return None
-    return checkpoint
 
 
 class ResumedMove(SourceMove):

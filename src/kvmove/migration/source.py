@@ -26,7 +26,7 @@ from kvmove.failpoints import reach
 from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit, Reading
 from kvmove.memory.relay_process import RelayOrder, RelayProcess
 from kvmove.migration.checkpoint import Checkpoint
-from kvmove.migration.copy_record import CopyRecord
+from kvmove.migration.copy_record import CopyRecord, resumable
 from kvmove.migration.disk_images import quietly
 from kvmove.migration.disk_mirrors import DiskMirrors
 from kvmove.migration.host_parts import HostParts
@@ -134,6 +134,11 @@ class SourceMove(OutgoingMove):
         """Whether the next agent of this host could go on with the copy: it could not where this one's own daemons
         write the images."""
         return bool(self.plan.disks) and not self.plan.over_storage
+
+    async def _may_be_left(self) -> bool:
+        """See `Procedure`. What the guest writes without its mirrors is in QEMU's records."""
+        await self._copy_record.keep_no_more()
+        return resumable(self._journal) is not None
 
     async def _copy_disks(self, undo: AsyncExitStack, release: AsyncExitStack) -> None:
         if self._can_be_resumed:

@@ -110,7 +110,13 @@ class MoveWatch:
         """
         task = asyncio.ensure_future(work)
         watch = asyncio.ensure_future(self.run())
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the agent ends: no work goes on beside what is undone
+            task.cancel()
+            watch.cancel()
+            await asyncio.gather(task, watch, return_exceptions=True)
+            raise
         if task.done():
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError, KvmoveError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -73,3 +74,21 @@ async def test_a_qemu_that_ended_is_a_vm_lost() -> None:
     guest.alive = False
     with pytest.raises(VmLost):
         await guest.watch().run()
+
+
+async def test_an_agent_that_ends_takes_the_work_along() -> None:
+    began, after = asyncio.Event(), []
+
+    async def work() -> None:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            after.append("ended")
+
+    waiting = asyncio.create_task(Guest().watch().during(work()))
+    await began.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert after == ["ended"], "the work goes on beside what is undone"
