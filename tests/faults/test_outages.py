@@ -53,7 +53,14 @@ def recopied_too_much(found: MoveReport) -> int:
     return disk.recopied - changed - int(SHARE * disk.size)
 
 
-@pytest.mark.parametrize("seconds", [8.0, pytest.param(60.0, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        8.0,
+        pytest.param(60.0, marks=pytest.mark.full),
+        pytest.param(600.0, marks=[pytest.mark.full, pytest.mark.timeout(900)]),
+    ],
+)
 async def test_all_nics_are_down_and_the_copy_goes_on_where_it_was(faults: FaultLab, seconds: float) -> None:
     async with faults.move("--verify") as move:
         await faults.until(move, BULK)

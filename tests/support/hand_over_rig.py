@@ -59,8 +59,8 @@ class Crash(BaseException):
     """An agent died."""
 
 
-class Violation(AssertionError):
-    """What must never be."""
+class Violation(BaseException):
+    """What must never be. As little as a death is it for the code to catch."""
 
 
 class Guest:

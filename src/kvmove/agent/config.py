@@ -106,7 +106,7 @@ class MoveConfig(Strict):
     write_deadline_ms: Annotated[int, Field(ge=100, le=60_000)] = 2000
     keep_source_seconds: Annotated[int, Field(ge=0)] = 3600
     streams_per_nic: Annotated[int, Field(ge=1, le=16)] = 2
-    give_up_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    give_up_seconds: Annotated[int, Field(ge=1, le=86_400)] = 720
 
 
 class LoadConfig(Strict):

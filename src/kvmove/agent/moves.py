@@ -101,6 +101,9 @@ class Moves:
         except KvmoveError as error:  # after its word: what its journal says decides, as after a restart
             log.error("move %s is taken up again: %s", move.plan.move_id, error.detail)
             self._take_up(self._host.outgoing.of(move.plan.move_id))
+        except Exception:  # of what nobody foresaw the journal decides just so
+            log.exception("move %s failed by a defect of ours, and is taken up again", move.plan.move_id)
+            self._take_up(self._host.outgoing.of(move.plan.move_id))
         finally:
             self._outgoing.pop(move.plan.move_id, None)
             for forgotten in self._host.outgoing.forget_old():
@@ -151,7 +154,10 @@ class Moves:
         return past + [board.status() for board in self._boards.values()]
 
     async def events(self, move_id: str) -> AsyncIterator[MoveStatus]:
-        """The move's status now and whenever it changed, until it has ended."""
+        """The move's status now and whenever it changed, until it has ended.
+
+        :raise NotFound: this host knows of no such move, or does not any more.
+        """
         last: MoveStatus | None = None
         while True:
             status = self.status(move_id)
@@ -160,7 +166,8 @@ class Moves:
             if status.outcome is not None:
                 return
             last = status
-            await self._boards[move_id].wait_over(EVENT_SECONDS)
+            if (board := self._boards.get(move_id)) is not None:  # else it was forgotten since
+                await board.wait_over(EVENT_SECONDS)
 
     # Into this host.
 

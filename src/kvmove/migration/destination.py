@@ -436,6 +436,8 @@ class IncomingMove:
                     await self._take_up(await self._host.registry.get(self.plan.vm.uuid))
             except KvmoveError as error:
                 log.warning("incoming move %s cannot be taken up yet: %s", self.plan.move_id, error.detail)
+            except Exception:
+                log.exception("incoming move %s cannot be taken up yet, by a defect of ours", self.plan.move_id)
             return self.state is not IncomingState.INTERRUPTED
 
     async def _take_up(self, stored: Ownership | None) -> None:

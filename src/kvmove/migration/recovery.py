@@ -76,8 +76,14 @@ class MoveRecovery:
                 await self._undo(destination)
         except KvmoveError as error:
             log.error("move %s cannot be taken up yet: %s", self.plan.move_id, error.detail)
-            self.board.message = f"the source's agent was restarted and cannot end this move yet: {error.detail}"
-            await pause()
+            await self._wait(error.detail)
+        except Exception as error:
+            log.exception("move %s cannot be taken up yet", self.plan.move_id)
+            await self._wait(f"a defect of ours: {error!r}")
+
+    async def _wait(self, why: str) -> None:
+        self.board.message = f"the source's agent cannot end this move yet: {why}"
+        await pause()
 
     def _instance(self) -> Instance | None:
         """:raise Unreachable: QEMU lives and does not answer yet: what became of the VM is not known."""

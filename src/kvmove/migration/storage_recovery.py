@@ -51,9 +51,15 @@ class StorageRecovery:
                     await self._undo()
             except KvmoveError as error:
                 log.error("move %s cannot be taken up yet: %s", self.plan.move_id, error.detail)
-                self.board.message = f"the agent was restarted and cannot end this move yet: {error.detail}"
-                await pause()
+                await self._wait(error.detail)
+            except Exception as error:
+                log.exception("move %s cannot be taken up yet", self.plan.move_id)
+                await self._wait(f"a defect of ours: {error!r}")
         self._journal.write(Step.ENDED, {"status": self.board.status().model_dump(mode="json")})
+
+    async def _wait(self, why: str) -> None:
+        self.board.message = f"the agent cannot end this move yet: {why}"
+        await pause()
 
     async def _finish(self) -> None:
         instance = self._host.vms.surviving(self.plan.vm.uuid)

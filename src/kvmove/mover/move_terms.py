@@ -17,7 +17,7 @@ class MoverSettings:
     forward_buffer: int = 64 * 1024 * 1024
     budget: float = 1.5
     write_deadline: float = 2.0
-    give_up: float = 600.0
+    give_up: float = 720.0
     streams_per_route: int = 1
 
 
