@@ -3,7 +3,8 @@ waits, and the guest runs.
 
     registry, disks           memory                          the task says
     answers, in step          is sent; QEMU may switch over
-    answers, copied again     QEMU is held back               waiting for the disks before the guest is paused
+    answers, copied again     QEMU is held back               waiting for the disks before the guest is paused, or
+                                                              who has paused their copy
     is silent                 QEMU is held back               waiting for the registry before the guest is paused
     silent for WAIT_SECONDS   the move is undone              why
 
@@ -151,7 +152,9 @@ class PauseGate:
 
     def _wait_for_disks(self) -> None:
         self._closed = None
-        self._board.message = "waiting for the disks before the guest is paused: parts of them are copied again"
+        who = self._board.paused_by
+        what = f"the copy is paused by {who}" if who else "parts of them are copied again"
+        self._board.message = f"waiting for the disks before the guest is paused: {what}"
 
     def _spare_slowed(self, *, is_slowed: bool) -> None:
         now = self._clock()

@@ -25,6 +25,7 @@ from kvmove.errors import KvmoveError, MoveFailed, NotConverged
 from kvmove.failpoints import reach
 from kvmove.memory.convergence import Convergence, GiveUp, RaiseDowntimeLimit, Reading
 from kvmove.memory.relay_process import RelayOrder, RelayProcess
+from kvmove.memory.slowed_guest import MOST_SECONDS, SlowedInVain
 from kvmove.migration.checkpoint import Checkpoint
 from kvmove.migration.copy_record import CopyRecord, resumable
 from kvmove.migration.disk_images import quietly
@@ -77,6 +78,7 @@ class SourceMove(OutgoingMove):
         self._copy_record = CopyRecord(plan, self._instance, host.outgoing.of(plan.move_id).path, host.run)
         self._convergence = Convergence(plan.max_downtime_ms, plan.policy, plan.max_slowdown)
         self._memory_speed = Speed()
+        self._slowed = SlowedInVain()
         self._shared_at = 0.0
         self._operators_limit_ms = plan.max_downtime_ms
 
@@ -203,6 +205,7 @@ class SourceMove(OutgoingMove):
                 return migration
             if info.status in ENDED:
                 raise MoveFailed(f"The memory's transfer ended as {info.status}: {relay.why() or info.error}.")
+            self.steering.slowed(info.throttle)
             if await gate.holds(migration, info):
                 self._memory_speed = Speed()  # held back, it sends next to nothing, which says nothing of the wire
             else:
@@ -219,12 +222,17 @@ class SourceMove(OutgoingMove):
         await migration.configure_source(memory_channels(self.plan), limits, may_slow_guest=slowdown > 0)
 
     async def _steer(self, migration: Migration, info: MigrationInfo) -> None:
-        self._note_throttle(info.throttle)
         now = time.monotonic()
         if now - self._shared_at >= SHARE_SECONDS:
             self.steering.share(now - self._shared_at)
             self._shared_at = now
-        if self.steering.is_paused and info.throttle:
+        if self._slowed.look(now, info.ram_transferred, self.steering.throttle) > MOST_SECONDS:
+            raise MoveFailed(
+                f"None of the memory got through for more than {MOST_SECONDS:.0f} s, all the while the guest's vCPUs "
+                "were held back.",
+                hint="Look at the migration networks; then move again, with --max-slowdown 0 to slow no vCPU.",
+            )
+        if self.steering.is_paused and self.steering.throttle:
             self.steering.end_pause("QEMU has begun to hold vCPUs back, and would do so as long as the pause lasts")
         if self.steering.is_paused:
             self._memory_speed = Speed()  # what is seen before it sends again says nothing
@@ -254,13 +262,6 @@ class SourceMove(OutgoingMove):
         self._operators_limit_ms = max_downtime_ms
         self._convergence.allow(max_downtime_ms)
         await migration.set_parameters(MigrationParameters(downtime_limit_ms=self._convergence.limit_ms))
-
-    def _note_throttle(self, throttle: int) -> None:
-        if throttle != self.steering.throttle:
-            self.board.note(
-                f"vCPUs held back {throttle} % of the time: the guest changes memory faster than it is sent"
-            )
-            self.steering.throttle = throttle
 
     def _start_relay(self, release: AsyncExitStack) -> None:
         """Before the copy of the disks: it takes a moment to start."""

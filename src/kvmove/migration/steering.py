@@ -6,8 +6,7 @@
     limits       hold from the next moment on; one cap for disks and memory together
 
 Invariant: once the guest stands still for its switchover (`is_over`) nothing of this holds anything back any more.
-What was done, by whom, is on the board and in the report. An agent that is restarted undoes the move, as ever, so
-nothing of this is in the journal.
+What was done, by whom, is on the board and in the report; `said` is in a copy's checkpoint, for an agent that goes on.
 
 Deliberately not here: the phases (they ask `may_go_on`), and QEMU.
 """
@@ -27,6 +26,7 @@ from kvmove.model.terms import AUTO, MANUAL, TermsChange
 from kvmove.mover.compression import Compression
 from kvmove.mover.disk_move import DiskMove
 from kvmove.mover.move_terms import CopyTerms
+from kvmove.qemu.migration import HELD_THROTTLE
 from kvmove.transport.bandwidth import Bandwidth, shares
 from kvmove.units import format_duration, format_rate
 
@@ -151,6 +151,18 @@ class Steering:
         self._paused_by = ""
         self._apply_pause()
         self._board.note(f"resumed by {by}")
+
+    def slowed(self, percent: int) -> None:
+        """QEMU holds vCPUs back so much of the time. HELD_THROTTLE is what a held migration leaves: as good as none."""
+        held = percent if percent > HELD_THROTTLE else 0
+        if held == self.throttle:
+            return
+        self.throttle = held
+        self._board.note(
+            f"vCPUs held back {held} % of the time: the guest changes memory faster than it is sent"
+            if held
+            else "vCPUs are held back no more"
+        )
 
     def end_pause(self, why: str) -> None:
         """A pause that would harm the guest is over."""

@@ -168,6 +168,13 @@ async def test_disks_that_are_copied_again_hold_it_as_long_as_it_takes() -> None
     assert it.migration.calls == ["hold", "let go"] and it.board.message == ""
 
 
+async def test_disks_whose_copy_was_paused_are_told_to_be() -> None:
+    it = Gate()
+    it.in_step, it.board.paused_by = False, "ann"
+    assert await it.after(5)
+    assert it.board.message.endswith("the copy is paused by ann")
+
+
 async def test_a_guest_that_qemu_slows_does_not_wait_for_disks_for_long() -> None:
     it = Gate()
     it.in_step = False

@@ -10,6 +10,7 @@ from kvmove.migration.move_board import MoveBoard
 from kvmove.migration.steering import Steering
 from kvmove.model.move import Phase
 from kvmove.model.terms import TermsChange
+from kvmove.qemu.migration import HELD_THROTTLE
 from kvmove.units import MIB
 from tests.support.hand_over_rig import PLAN
 
@@ -89,6 +90,17 @@ def test_a_guest_that_is_slowed_is_not_left_so() -> None:
     with pytest.raises(CheckFailed, match="30 %"):
         at.steering.pause("ann")
     assert at.message() == ""
+
+
+def test_what_a_held_migration_leaves_of_the_slowing_does_not_keep_from_a_pause() -> None:
+    at = At()
+    at.steering.slowed(40)
+    with pytest.raises(CheckFailed):
+        at.steering.pause("ann")
+    at.steering.slowed(HELD_THROTTLE)
+    at.steering.slowed(HELD_THROTTLE)
+    at.steering.pause("ann")
+    assert at.changes()[1:] == ["vCPUs are held back no more", "paused by ann"]
 
 
 def test_a_pause_in_which_the_guest_is_slowed_ends() -> None:
