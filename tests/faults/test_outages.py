@@ -137,7 +137,9 @@ MIRRORING = "source-mirroring"
 """Mirrors are on; of a copy that was taken up too, then the record of what was written without them is read next."""
 
 
-@pytest.mark.parametrize("faults_of", ["kill kill", "stop kill", "manager kill"])
+@pytest.mark.parametrize(
+    "faults_of", ["kill kill", *(pytest.param(it, marks=pytest.mark.full) for it in ("stop kill", "manager kill"))]
+)
 async def test_one_restart_after_the_other_and_the_copy_goes_on(faults: FaultLab, faults_of: str) -> None:
     """The second comes while the copy is being taken up."""
     async with faults.move("--verify") as move:

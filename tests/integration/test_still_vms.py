@@ -15,6 +15,7 @@ from kvmove.model.task import Task, TaskState
 from kvmove.model.vm import VmState
 from kvmove.units import MIB
 from tests.support.audience import Quiet
+from tests.support.eventually import eventually
 from tests.support.moving_guest import World, world
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -80,17 +81,37 @@ async def test_a_vm_that_is_off_moves_and_starts_at_the_destination() -> None:
         await there.judge("h2", VM.disk_file(there.lab.host("h2")).parents[1] / SECOND / str(VM.uuid) / "root.raw")
 
 
-@pytest.mark.parametrize("still", [VmState.PAUSED, VmState.OFF])
 @pytest.mark.parametrize("agent", ["h1", "h2"])
 @pytest.mark.full
-async def test_an_agent_that_dies_leaves_a_vm_that_does_not_run_where_it_was(still: VmState, agent: str) -> None:
+async def test_an_agent_that_dies_leaves_a_vm_that_is_off_where_it_was(agent: str) -> None:
     async with world(VM, "stl") as there:
-        await (there.lab.manager.pause_vm if still is VmState.PAUSED else there.lab.manager.kill_vm)(VM.name)
+        await there.lab.manager.kill_vm(VM.name)
         await there.fails(there.request("h2"), "source-mirroring", lambda: there.lab.host(agent).kill_agent())
-        while await state_of(there) != ("h1", still):  # an agent that was restarted says so soon
+        while await state_of(there) != ("h1", VmState.OFF):  # an agent that was restarted says so soon
             await asyncio.to_thread(time.sleep, 0.1)
         await go(there, "h2", LOCAL)
-        assert await state_of(there) == ("h2", still)
+        assert await state_of(there) == ("h2", VmState.OFF)
+
+
+@pytest.mark.parametrize("agent", ["h1", "h2"])
+@pytest.mark.full
+async def test_the_copy_of_a_paused_vm_outlives_an_agent(agent: str) -> None:
+    async with world(VM, "stl") as there:
+        await there.lab.manager.pause_vm(VM.name)
+        source = there.lab.host("h1")
+        source.arm("source-mirroring", "hold")
+        task = await there.lab.manager.start_move(there.request("h2", verify=True))
+        await eventually(lambda: source.is_held("source-mirroring"))
+        there.lab.host(agent).kill_agent()
+        source.disarm("source-mirroring")
+        ended = await follow(there.lab, task, Quiet())
+        assert ended.state is TaskState.SUCCEEDED and ended.report is not None
+        assert any("was restarted; the copy goes on" in change.what for change in ended.report.changes)
+        assert all(disk.source_digest == disk.destination_digest for disk in ended.report.disks)
+        assert await state_of(there) == ("h2", VmState.PAUSED)
+        await there.lab.manager.resume_vm(VM.name)
+        await there.runs_on(there.lab.host("h2"))
+        await there.judge("h2")
 
 
 @pytest.mark.full
