@@ -103,7 +103,12 @@ class DataListener:
                 log.warning("refused a data connection from %s: too many are not proven yet", peer[0])
                 sock.close()
                 continue
-            threading.Thread(target=self._serve, args=(sock, peer[0]), name="data-stream", daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(sock, peer[0]), name="data-stream", daemon=True).start()
+            except RuntimeError as error:  # the machine has no thread for it now; the next connection may find one
+                log.error("a data connection from %s cannot be served: %s", peer[0], error)
+                self._unproven.release()
+                sock.close()
 
     def _serve(self, sock: socket.socket, peer: str) -> None:
         try:

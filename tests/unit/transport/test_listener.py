@@ -7,6 +7,8 @@ import ssl
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from kvmove.transport.dial import CONNECT_TIMEOUT, read_message
 from kvmove.transport.listener import DataListener, Expected
 from kvmove.transport.stream import Stream
@@ -15,6 +17,13 @@ from kvmove.wire.handshake import Challenge, Hello, StreamRole
 from tests.support.eventually import eventually
 
 TICKET = bytes(32)
+
+
+def listening() -> tuple[DataListener, int]:
+    """One that is to be started, and its port."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    return DataListener(["127.0.0.1"], port, lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)), port
 
 
 async def test_a_peer_that_leaves_before_it_is_welcomed_leaves_nobody_waiting() -> None:
@@ -31,9 +40,7 @@ async def test_a_peer_that_leaves_before_it_is_welcomed_leaves_nobody_waiting() 
 
         return live
 
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
-    listener = DataListener(["127.0.0.1"], port, lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    listener, port = listening()
     listener.expect("m", Expected(TICKET, "h1", False, accept))
     listener.start()
     try:
@@ -49,3 +56,30 @@ async def test_a_peer_that_leaves_before_it_is_welcomed_leaves_nobody_waiting() 
         await eventually(ended.is_set)
     finally:
         listener.close()
+
+
+def test_a_machine_without_threads_costs_a_connection_and_not_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener, port = listening()
+    listener.start()
+    try:
+        with monkeypatch.context() as planted:
+            planted.setattr(threading.Thread, "start", no_more_threads)
+            assert answer(port) == b""
+        assert answer(port)[4:].startswith(b"{"), "nobody takes connections any more"
+    finally:
+        listener.close()
+
+
+def no_more_threads(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def answer(port: int) -> bytes:
+    """What is answered to a hello."""
+    hello = Hello(move="m", role=StreamRole.DISK, number=0, nic="mig0", attempt=0)
+    with socket.create_connection(("127.0.0.1", port), 10) as peer:
+        peer.sendall(handshake.PREAMBLE + handshake.encode(hello))
+        try:
+            return peer.recv(4096)
+        except ConnectionResetError:
+            return b""
